@@ -1,0 +1,25 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench
+
+demo: .venv/.stamp
+	$(BIN)/python examples/digits.py
+
+test: .venv/.stamp
+	$(BIN)/python -m pytest -q
+
+check: .venv/.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/.stamp
+	$(BIN)/python benchmarks/run.py
+
+# Without its stamp an environment is absent or half made (an interrupted pip leaves packages that look installed), so it is made anew.
+.venv/.stamp: pyproject.toml constraints.txt
+	test -e $@ || $(PYTHON) -m venv --clear .venv
+	rm -f $@
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
