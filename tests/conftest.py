@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+
 from fabric_lite.utilities.rank_zero import rank_zero_only
 
 # How long an example takes says more about the machine than about the code.

@@ -20,7 +20,12 @@ class HookBus:
     Args:
         adapt: Gives, for a callback, hook and parameter, a function to apply to the argument, or None.
         executor: Runs the calls of a hook. By default they run one after the other.
+
+    Attributes:
+        order: The callbacks in the order in which they run.
     """
+
+    order: tuple[Any, ...]
 
     def __init__(self, *, adapt: Adapt | None = None, executor: Executor | None = None) -> None:
         self._adapt = adapt
@@ -47,11 +52,11 @@ class HookBus:
 
     def _set_order(self, order: Iterable[Any]) -> None:
         """Call these from now on. A running hook goes on with the function, and so the list, that it began with."""
-        self._order = tuple(order)
+        self.order = tuple(order)
         self._latest: dict[str, Compiled] = {}
         self._shapes: dict[str, dict[tuple[int, frozenset[str]], Compiled]] = {}
         self._replaced: Counter[str] = Counter()
-        self._warned = [(c, hook) for c, hook in self._warned if any(c is other for other in self._order)]
+        self._warned = [(c, hook) for c, hook in self._warned if any(c is other for other in self.order)]
 
     def _call_new_shape(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook whose last call, if there was one, had other arguments."""
@@ -60,7 +65,7 @@ class HookBus:
         shape = (len(args), frozenset(kwargs))
         compiled = shapes.get(shape)
         if compiled is None and len(shapes) < _MOST_SHAPES and self._compiles(hook, kwargs):
-            compiled = shapes[shape] = compile_hook(hook, self._order, args, kwargs, self._adapt)
+            compiled = shapes[shape] = compile_hook(hook, self.order, args, kwargs, self._adapt)
         if compiled is None:
             self._call_each(hook, args, kwargs)
         else:
@@ -73,20 +78,24 @@ class HookBus:
     def _call_each(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook callback by callback, or hand all the calls to the executor."""
         if self._executor is not None:
-            bound = [self._bind(c, hook, getattr(c, hook, None), args, kwargs) for c in self._order]
+            bound = [self._bind(c, hook, getattr(c, hook, None), args, kwargs) for c in self.order]
             self._executor.run([call for call in bound if call is not None])
             return
-        for callback in self._order:
+        for callback in self.order:
             if (call := self._bind(callback, hook, getattr(callback, hook, None), args, kwargs)) is not None:
                 call()
+
+    def forget(self, hook: str) -> None:
+        """Look at the callbacks anew when this hook is called next."""
+        self._latest.pop(hook, None)
+        self._shapes.pop(hook, None)
 
     def changed(self, callback: Any, hook: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called by written-out code in the place of a method that is not the one it was written for."""
         call = self._bind(callback, hook, function, args, kwargs)
         if call is not None:
             self._replaced[hook] += 1
-            self._latest.pop(hook, None)
-            self._shapes.pop(hook, None)
+            self.forget(hook)
             call.function(*call.args, **call.kwargs)
 
     def _bind(

@@ -92,19 +92,19 @@ class Callbacks(HookBus):
         self.set(callbacks)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._order)
+        return iter(self.order)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def __getitem__(self, index: int) -> Any:
-        return self._order[index]
+        return self.order[index]
 
     def __contains__(self, callback: object) -> bool:
-        return any(callback is other for other in self._order)
+        return any(callback is other for other in self.order)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self._order)!r})"
+        return f"{type(self).__name__}({list(self.order)!r})"
 
     def add(self, callback: Any) -> Handle:
         """Add a callback after the others.
@@ -201,7 +201,7 @@ class Callbacks(HookBus):
     def uncalled(self) -> list[Uncalled]:
         """The methods called ``on_*`` that no call has reached so far: misspelt, or not called by this loop."""
         found = []
-        for callback in self._order:
+        for callback in self.order:
             for name in dir(callback):
                 if name.startswith("on_") and name not in self._called and _is_method(callback, name):
                     nearest = difflib.get_close_matches(name, self._called, n=1)

@@ -134,6 +134,8 @@ def compile_hook(
         A function of ``(bus, args, kwargs)``. ``bus.changed(callback, hook, function, args, kwargs)`` is called in
         the place of a method that is not the one it was written for.
     """
+    if all(getattr(callback, hook, None) is None for callback in order):
+        return _idle(hook, tuple(order))
     scope: dict[str, Any] = {"hook": hook, "callbacks": tuple(order), "annotate": annotate}
     values = {name: f"v{i}" for i, name in enumerate(kwargs)}
     lines = [f"if len(args) != {len(args)} or len(kwargs) != {len(kwargs)}: return False"]
@@ -169,6 +171,19 @@ def compile_hook(
     # popped, so that the function does not keep itself alive through its globals
     compiled: Compiled = namespace.pop("make")(**scope)
     return compiled
+
+
+def _idle(hook: str, order: tuple[Any, ...]) -> Compiled:
+    """The function for a hook that no callback has, whatever the arguments: it looks whether one has got it."""
+
+    def run(bus: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        for callback in order:
+            if getattr(callback, hook, None) is not None:
+                bus.forget(hook)
+                return False
+        return True
+
+    return run
 
 
 def _arguments(

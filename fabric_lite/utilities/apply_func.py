@@ -22,6 +22,9 @@ _BLOCKING_DEVICE_TYPES = ("cpu", "mps")
 _OPAQUE_SEQUENCES = (str, bytes, bytearray, memoryview, range)
 
 
+_PLAIN = frozenset((bool, float, int, str, type(None)))
+
+
 class _TransferableDataType(ABC):  # noqa: B024 (only the hook counts)
     """Whatever has a method ``to``: tensors, modules, and users' own batches."""
 
@@ -64,6 +67,27 @@ def move_data_to_device(batch: Any, device: _DEVICE) -> Any:
     elif kind is dict and all(type(x) is Tensor for x in batch.values()):
         return {k: x.to(device, non_blocking=non_blocking) for k, x in batch.items()}
     return _apply(batch, (_TransferableDataType,), lambda data: _move(data, device, non_blocking))
+
+
+def apply_to_tensors(data: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Rebuild any nesting of collections with a function applied to its tensors.
+
+    Args:
+        data: A tensor, or any nesting of collections of tensors and other things.
+        function: The function.
+
+    Returns:
+        The same structure, with what the function returned in the place of the tensors.
+    """
+    kind = type(data)
+    # What nearly all arguments and outputs of modules are made of; the general walk costs many times as much.
+    if kind is tuple or kind is list:
+        return kind([apply_to_tensors(member, function) for member in data])
+    if kind is dict:
+        return {key: apply_to_tensors(member, function) for key, member in data.items()}
+    if isinstance(data, Tensor):
+        return function(data)
+    return data if kind in _PLAIN else _apply(data, (Tensor,), function)
 
 
 def convert_to_tensors(data: Any, device: _DEVICE) -> Any:

@@ -98,7 +98,7 @@ def _update_properties(root: Module, device: torch.device | None = None, dtype: 
 
     A model may lie on several devices (some parameters on meta), so its modules must not be moved to update the note.
     """
-    for module in root.modules():
+    for module in (root, *root.modules()):  # a wrapper is none of its own modules
         if isinstance(module, _DeviceDtypeModuleMixin):
             if device is not None:
                 module._device = device

@@ -42,23 +42,29 @@ class _EmptyInit(TorchFunctionMode):
 
 def _materialize(module: Module, device: _DEVICE) -> None:
     """Give a module's own parameters and buffers memory on a device, and their initial values."""
+    _validate_reset_parameters(module)
     module.to_empty(device=device, recurse=False)
-    reset_parameters = getattr(module, "reset_parameters", None)
-    if not callable(reset_parameters):
+    module.reset_parameters()  # type: ignore[operator]
+
+
+def _validate_reset_parameters(module: Module) -> None:
+    """Raise if nothing can give a module's parameters their initial values."""
+    if not callable(getattr(module, "reset_parameters", None)):
         name = type(module).__name__
         raise TypeError(
             f"{name} has parameters or buffers on the meta device, and no method that gives them their initial values."
             f" Write a method `reset_parameters(self)` in {name}."
         )
-    reset_parameters()
 
 
 def _materialize_meta_tensors(module: Module, device: _DEVICE) -> None:
     """Give all tensors of a module that are on the meta device memory and initial values; tied ones stay tied."""
     tied = _tied_meta_parameters(module)
-    for submodule in module.modules():
-        if _has_meta_device_parameters_or_buffers(submodule, recurse=False):
-            _materialize(submodule, device)
+    empty = [child for child in module.modules() if _has_meta_device_parameters_or_buffers(child, recurse=False)]
+    for submodule in empty:
+        _validate_reset_parameters(submodule)  # all of them, before any has changed
+    for submodule in empty:
+        _materialize(submodule, device)
     for places in tied:
         # Had they been tied when they were initialised, the last initialisation would be what is left.
         owner, name = places[-1]

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import torch
-from fabric_lite.utilities.rank_zero import rank_zero_only
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabric_lite.loggers import CSVLogger
+from fabric_lite.utilities.rank_zero import rank_zero_only
 
 
 class Reads(TorchDispatchMode):

@@ -7,11 +7,11 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from fabric_lite.utilities.rank_zero import rank_zero_only
 
 from fabric_lite import loggers
 from fabric_lite.loggers import Logger
 from fabric_lite.loggers.logger import _next_version, log_to_all, rank_zero_experiment
+from fabric_lite.utilities.rank_zero import rank_zero_only
 
 
 class Recording(Logger):

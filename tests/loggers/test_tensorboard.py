@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fabric_lite.utilities.rank_zero import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabric_lite.loggers import TensorBoardLogger
+from fabric_lite.utilities.rank_zero import rank_zero_only
 
 
 class Reads(TorchDispatchMode):

@@ -1,0 +1,188 @@
+"""`Fabric`: it checks what it is given, and hands it to the strategy, the precision and the callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fabric_lite.accelerators import Accelerator
+from fabric_lite.checkpoint.state import keep_plain_values, validate_filter
+from fabric_lite.connector import _PLUGIN_INPUT, _PRECISION_INPUT, make_plan
+from fabric_lite.fabric.setup import _Setup
+from fabric_lite.hooks import Callbacks, Executor
+from fabric_lite.strategies import Strategy
+from fabric_lite.utilities.seed import seed_everything
+from fabric_lite.utilities.types import _PATH, _Stateful
+from fabric_lite.wrappers import (
+    _unwrap_objects,
+)
+
+
+class Fabric(_Setup):
+    """Runs a PyTorch training loop on any device, in any precision, on one process or many.
+
+    Args:
+        accelerator: The hardware: ``"cpu"``, ``"cuda"``, ``"mps"``, any other type that `torch.accelerator` knows,
+            ``"gpu"`` for the one of this machine, ``"auto"`` for that or else the CPU; or an `Accelerator`.
+        strategy: How the work is spread over devices and processes: a name or a `Strategy`.
+        devices: How many devices on each machine (on the CPU: processes), a list of their indices, or ``"auto"``.
+        num_nodes: Number of machines.
+        precision: ``"32-true"`` (the default), ``"64-true"``, ``"16-true"``, ``"bf16-true"``, ``"16-mixed"``,
+            ``"bf16-mixed"``, ``"transformer-engine"``.
+        plugins: A `Precision`, a `CheckpointIO`, a `ClusterEnvironment`: one, or a list.
+        callbacks: Any object, or a list of them: their methods are called by name with `call`. The list is copied.
+        loggers: A `Logger` or any object with ``log_metrics(metrics=, step=)``, or a list of them.
+        executor: Runs the callbacks of a hook; by default one after the other.
+
+    Example::
+
+        fabric = Fabric(accelerator="auto", precision="bf16-mixed")
+        model, optimizer = fabric.setup(model, optimizer)
+        loader = fabric.setup_dataloaders(loader)
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            fabric.backward(loss)
+            optimizer.step()
+            fabric.call("on_train_batch_end", loss=loss)
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: _PRECISION_INPUT | None = None,
+        plugins: _PLUGIN_INPUT | Iterable[_PLUGIN_INPUT] | None = None,
+        callbacks: Any = None,
+        loggers: Any = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._loggers = list(loggers) if isinstance(loggers, (list, tuple)) else [] if loggers is None else [loggers]
+        plan = make_plan(accelerator, strategy, devices, num_nodes, precision, plugins)
+        super().__init__(plan, Callbacks(callbacks, executor=executor))
+
+    # -- callbacks and loggers -----------------------------------------------------------------------------------
+
+    @property
+    def _callbacks(self) -> Callbacks:
+        return self._hooks
+
+    @_callbacks.setter
+    def _callbacks(self, callbacks: Any) -> None:
+        self._hooks.set(callbacks)
+
+    @property
+    def loggers(self) -> list[Any]:
+        """The loggers."""
+        return self._loggers
+
+    @property
+    def logger(self) -> Any:
+        """The first logger."""
+        return self._loggers[0]
+
+    def log(self, name: str, value: Any, step: int | None = None) -> None:
+        """Log one number.
+
+        Args:
+            name: Its name.
+            value: A number, or a tensor with one element, from which no gradient is kept.
+            step: Number of the step; by default each logger counts.
+        """
+        self.log_dict({name: value}, step=step)
+
+    def log_dict(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log several numbers.
+
+        Args:
+            metrics: Numbers, or tensors with one element, by name.
+            step: Number of the step; by default each logger counts.
+        """
+        if self._loggers:
+            from fabric_lite.loggers.logger import log_to_all
+
+            log_to_all(self._loggers, metrics, step)
+
+    @staticmethod
+    def seed_everything(seed: int | None = None, workers: bool | None = None, verbose: bool = True) -> int:
+        """Seed the random number generators of Python, NumPy and torch.
+
+        Args:
+            seed: The seed; by default that of the environment variable ``PL_GLOBAL_SEED``, or else 0.
+            workers: Whether the workers of dataloaders are seeded, too; by default they are.
+            verbose: Whether to log the seed.
+
+        Returns:
+            The seed.
+        """
+        return seed_everything(seed=seed, workers=True if workers is None else workers, verbose=verbose)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(
+        self, path: _PATH, state: dict[str, Any], filter: Mapping[str, Callable[[str, Any], bool]] | None = None
+    ) -> None:
+        """Write a checkpoint. All processes have to call it.
+
+        Args:
+            path: Where.
+            state: Objects by name. Modules, optimizers and everything else with a ``state_dict`` are saved by it,
+                other values as they are.
+            filter: For a name, a function ``(key, value) -> bool`` that says what of its state is saved.
+
+        Raises:
+            TypeError: If the filter is no dictionary of functions.
+            ValueError: If it has a name that the state has not.
+        """
+        if filter is not None:
+            validate_filter(filter, state)
+        self._strategy.save_checkpoint(path=path, state=_unwrap_objects(state), filter=filter)
+        self.barrier()
+
+    def load(
+        self, path: _PATH, state: dict[str, Any] | None = None, strict: bool = True, *, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, and give objects their state back. All processes have to call it.
+
+        Args:
+            path: Where it is.
+            state: Objects by name. What has no ``load_state_dict`` is replaced in the dictionary.
+            strict: Whether each name must be in the checkpoint, and the keys of modules must match.
+            weights_only: Whether to refuse everything but tensors and plain values. None means True.
+
+        Returns:
+            What of the checkpoint no object took; without a state, all of it.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            KeyError: If a name of the state is not in it, and ``strict`` is set.
+        """
+        bare = None if state is None else {name: _unwrap_objects(obj) for name, obj in state.items()}
+        remainder = self._strategy.load_checkpoint(path=path, state=bare, strict=strict, weights_only=weights_only)
+        self.barrier()
+        if state is not None and bare is not None:
+            keep_plain_values(state, bare)
+        return remainder
+
+    def load_raw(self, path: _PATH, obj: Any, strict: bool = True, *, weights_only: bool | None = None) -> None:
+        """Load a file that holds the state of one module or optimizer and nothing else.
+
+        Args:
+            path: Where it is.
+            obj: The module or optimizer, or another object with ``load_state_dict``.
+            strict: Whether the keys of a module must match.
+            weights_only: Whether to refuse everything but tensors and plain values. None means True.
+
+        Raises:
+            TypeError: If the object has no ``load_state_dict``.
+        """
+        bare = _unwrap_objects(obj)
+        if not isinstance(bare, _Stateful):
+            raise TypeError(
+                f"`fabric.load_raw({str(path)!r}, {obj!r})`: pass a module or optimizer, or another object"
+                " with `load_state_dict`. To read a checkpoint as it is, use `fabric.load(path)`."
+            )
+        self._strategy.load_checkpoint(path=path, state=bare, strict=strict, weights_only=weights_only)
