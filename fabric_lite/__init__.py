@@ -1,18 +1,72 @@
 """fabric-lite: devices, precision and an open hook bus for hand-written PyTorch training loops."""
 
-from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
+from __future__ import annotations
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from fabric_lite.__about__ import __version__ as __version__
 from fabric_lite.fabric import Fabric
+from fabric_lite.utilities.lazy import names_on_demand as _names_on_demand
 from fabric_lite.utilities.seed import seed_everything
 from fabric_lite.wrappers import is_wrapped
 
-__all__ = ["Fabric", "is_wrapped", "seed_everything"]
+if _TYPE_CHECKING:
+    from fabric_lite.permissions import (
+        Callback,
+        CallbackGraph,
+        CallbackGraphError,
+        CancelEpochException,
+        CancelFittingException,
+        CancelStepException,
+        ConditionalCallback,
+        CyclicDependencyError,
+        FitException,
+        MissingStateError,
+        NoConflict,
+        Protected,
+        ProtectedException,
+        Read,
+        RunFirst,
+        SerialExecutor,
+        State,
+        ThreadedExecutor,
+        Unresolvable,
+        Write,
+        WriteConflictError,
+        throttle,
+    )
 
+__all__ = [
+    "Callback",
+    "CallbackGraph",
+    "CallbackGraphError",
+    "CancelEpochException",
+    "CancelFittingException",
+    "CancelStepException",
+    "ConditionalCallback",
+    "CyclicDependencyError",
+    "Fabric",
+    "FitException",
+    "MissingStateError",
+    "NoConflict",
+    "Protected",
+    "ProtectedException",
+    "Read",
+    "RunFirst",
+    "SerialExecutor",
+    "State",
+    "ThreadedExecutor",
+    "Unresolvable",
+    "Write",
+    "WriteConflictError",
+    "is_wrapped",
+    "seed_everything",
+    "throttle",
+]
 
-def __getattr__(name: str) -> _ModuleType:
-    """Subpackages that `Fabric` does not need are imported when they are first asked for."""
-    if name != "loggers":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _import_module("fabric_lite.loggers")
+_OWN = ("Fabric", "is_wrapped", "seed_everything")
+
+# Plain callbacks and loops without loggers do not pay for what they do not use.
+__getattr__ = _names_on_demand(
+    __name__, {**{name: "permissions" for name in __all__ if name not in _OWN}, "loggers": "", "permissions": ""}
+)

@@ -33,7 +33,33 @@ LAYERS = (
     ("hooks", "permissions", "events", "accelerators", "plugins", "data", "loggers"),
     ("utilities", "__about__"),
 )
-PUBLIC = ["Fabric", "is_wrapped", "seed_everything"]
+PUBLIC = [
+    "Callback",
+    "CallbackGraph",
+    "CallbackGraphError",
+    "CancelEpochException",
+    "CancelFittingException",
+    "CancelStepException",
+    "ConditionalCallback",
+    "CyclicDependencyError",
+    "Fabric",
+    "FitException",
+    "MissingStateError",
+    "NoConflict",
+    "Protected",
+    "ProtectedException",
+    "Read",
+    "RunFirst",
+    "SerialExecutor",
+    "State",
+    "ThreadedExecutor",
+    "Unresolvable",
+    "Write",
+    "WriteConflictError",
+    "is_wrapped",
+    "seed_everything",
+    "throttle",
+]
 TORCH_FREE = ("hooks", "permissions")
 TORCH_FREE_MAY_IMPORT = (*TORCH_FREE, "events")
 REQUIRED = ("torch", "lightning_utilities", "typing_extensions")

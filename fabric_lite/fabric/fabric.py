@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from fabric_lite.accelerators import Accelerator
 from fabric_lite.checkpoint.state import keep_plain_values, validate_filter
 from fabric_lite.connector import _PLUGIN_INPUT, _PRECISION_INPUT, make_plan
 from fabric_lite.fabric.setup import _Setup
-from fabric_lite.hooks import Callbacks, Executor
+from fabric_lite.hooks import Callbacks, Executor, Guard
 from fabric_lite.strategies import Strategy
 from fabric_lite.utilities.seed import seed_everything
+from fabric_lite.utilities.threads import carry_torch_state
 from fabric_lite.utilities.types import _PATH, _Stateful
 from fabric_lite.wrappers import (
     _unwrap_objects,
 )
+
+# Which callback creates an entry of `cbstate`, for the error that misses it.
+_CREATORS = {"history": "Recorder", "metricsstep": "Metrics", "metricsepoch": "Metrics"}
 
 
 class Fabric(_Setup):
@@ -32,6 +37,8 @@ class Fabric(_Setup):
         plugins: A `Precision`, a `CheckpointIO`, a `ClusterEnvironment`: one, or a list.
         callbacks: Any object, or a list of them: their methods are called by name with `call`. The list is copied.
         loggers: A `Logger` or any object with ``log_metrics(metrics=, step=)``, or a list of them.
+        guard: How guarded callbacks are held to what they declare: ``"on"``, ``"strict"`` to notice tensors that they
+            change in place, too, or ``"off"``.
         executor: Runs the callbacks of a hook; by default one after the other.
 
     Example::
@@ -58,11 +65,15 @@ class Fabric(_Setup):
         plugins: _PLUGIN_INPUT | Iterable[_PLUGIN_INPUT] | None = None,
         callbacks: Any = None,
         loggers: Any = None,
+        guard: Literal["on", "off", "strict"] = "on",
         executor: Executor | None = None,
     ) -> None:
         self._loggers = list(loggers) if isinstance(loggers, (list, tuple)) else [] if loggers is None else [loggers]
-        plan = make_plan(accelerator, strategy, devices, num_nodes, precision, plugins)
-        super().__init__(plan, Callbacks(callbacks, executor=executor))
+        if guard not in ("on", "off", "strict"):
+            raise ValueError(f"`Fabric(guard={guard!r})`: choose 'on', 'off' or 'strict'.")
+        make_guard = partial(_make_guard, guard)
+        collection = Callbacks(callbacks, make_guard=make_guard, executor=executor, carry=carry_torch_state)
+        super().__init__(make_plan(accelerator, strategy, devices, num_nodes, precision, plugins), collection)
 
     # -- callbacks and loggers -----------------------------------------------------------------------------------
 
@@ -186,3 +197,11 @@ class Fabric(_Setup):
                 " with `load_state_dict`. To read a checkpoint as it is, use `fabric.load(path)`."
             )
         self._strategy.load_checkpoint(path=path, state=bare, strict=strict, weights_only=weights_only)
+
+
+def _make_guard(mode: Literal["on", "off", "strict"]) -> Guard:
+    """The guard of a collection, made when the first guarded callback comes."""
+    from fabric_lite.permissions import Guard as PermissionGuard
+    from fabric_lite.utilities.versions import tensor_versions
+
+    return PermissionGuard(mode, creators=_CREATORS, mutation_check=tensor_versions)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
-from fabric_lite.hooks.dispatch import Adapt, Call, Compiled, Executor, bind, can_compile, compile_hook
+from fabric_lite.hooks.dispatch import Call, Compiled, Executor, Guard, bind, can_compile, compile_hook
 
 # Beyond these, a hook's calls change too much for written-out code to pay: they are bound one by one instead.
 _MOST_SHAPES = 8
@@ -18,8 +20,9 @@ class HookBus:
     """Calls a method by its name on each of an ordered set of objects that has one.
 
     Args:
-        adapt: Gives, for a callback, hook and parameter, a function to apply to the argument, or None.
         executor: Runs the calls of a hook. By default they run one after the other.
+        carry: Takes note of what libraries keep for each thread, and returns a context manager under which it holds in
+            another one. Asked for each call that an executor runs.
 
     Attributes:
         order: The callbacks in the order in which they run.
@@ -27,9 +30,12 @@ class HookBus:
 
     order: tuple[Any, ...]
 
-    def __init__(self, *, adapt: Adapt | None = None, executor: Executor | None = None) -> None:
-        self._adapt = adapt
+    def __init__(
+        self, *, executor: Executor | None = None, carry: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        self._guard: Guard | None = None
         self._executor = executor
+        self._carry = carry
         self._called: dict[str, None] = {}
         self._warned: list[tuple[Any, str]] = []
         self._set_order(())
@@ -65,7 +71,8 @@ class HookBus:
         shape = (len(args), frozenset(kwargs))
         compiled = shapes.get(shape)
         if compiled is None and len(shapes) < _MOST_SHAPES and self._compiles(hook, kwargs):
-            compiled = shapes[shape] = compile_hook(hook, self.order, args, kwargs, self._adapt)
+            adapt = None if self._guard is None else self._guard.adapt
+            compiled = shapes[shape] = compile_hook(hook, self.order, args, kwargs, adapt)
         if compiled is None:
             self._call_each(hook, args, kwargs)
         else:
@@ -73,13 +80,15 @@ class HookBus:
             compiled(self, args, kwargs)
 
     def _compiles(self, hook: str, kwargs: dict[str, Any]) -> bool:
-        return self._executor is None and self._replaced[hook] < _MOST_REPLACEMENTS and can_compile(hook, kwargs)
+        one_by_one = self._executor is not None or (self._guard is not None and self._guard.watches)
+        return not one_by_one and self._replaced[hook] < _MOST_REPLACEMENTS and can_compile(hook, kwargs)
 
     def _call_each(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook callback by callback, or hand all the calls to the executor."""
         if self._executor is not None:
             bound = [self._bind(c, hook, getattr(c, hook, None), args, kwargs) for c in self.order]
-            self._executor.run([call for call in bound if call is not None])
+            calls = [c._replace(function=partial(_carried, self._carry(), c.function)) for c in bound if c is not None]
+            self._executor.run(calls, self.graph)
             return
         for callback in self.order:
             if (call := self._bind(callback, hook, getattr(callback, hook, None), args, kwargs)) is not None:
@@ -102,7 +111,10 @@ class HookBus:
         self, callback: Any, hook: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
         if callable(function):
-            return bind(callback, hook, function, args, kwargs, self._adapt)
+            if self._guard is None:
+                return bind(callback, hook, function, args, kwargs, None)
+            call = bind(callback, hook, function, args, kwargs, self._guard.adapt)
+            return call._replace(function=partial(_watched, self._guard, call)) if self._guard.watches else call
         if function is not None and not any(c is callback and h == hook for c, h in self._warned):
             self._warned.append((callback, hook))
             warnings.warn(
@@ -112,5 +124,21 @@ class HookBus:
             )
         return None
 
+    @property
+    def graph(self) -> Any:
+        """Which callback runs before which, and why: a `fabric_lite.CallbackGraph`."""
+        raise NotImplementedError
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_latest": {}, "_shapes": {}}  # written-out code is not pickled, nor copied
+
+
+def _carried(context: AbstractContextManager[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Make a call under what was carried over from the thread of the hook."""
+    with context:
+        function(*args, **kwargs)
+
+
+def _watched(guard: Guard, call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Make a call through a guard that looks at what it did."""
+    return guard.around(call.callback, call.hook, lambda: call.function(*args, **kwargs))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from fabric_lite.hooks.bus import HookBus
-from fabric_lite.hooks.dispatch import Adapt, Executor
+from fabric_lite.hooks.dispatch import Executor, Guard
 
 
 class Handle:
@@ -72,22 +73,22 @@ class Callbacks(HookBus):
 
     Args:
         callbacks: One object, or a list or tuple of them, which is copied.
-        arrange: Given the callbacks as the user gave them, returns them in the order in which they run, or raises.
-            By default, as given.
-        adapt: Gives, for a callback, hook and parameter, a function to apply to the argument, or None.
+        make_guard: Makes the guard that arranges guarded callbacks and holds them to what they declared. It is asked
+            for when the first of them comes: plain callbacks run as given, and need none.
         executor: Runs the calls of a hook. By default they run one after the other.
+        carry: Carries over what libraries keep for each thread, for an executor.
     """
 
     def __init__(
         self,
         callbacks: Any = None,
         *,
-        arrange: Callable[[Sequence[Any]], Iterable[Any]] = tuple,
-        adapt: Adapt | None = None,
+        make_guard: Callable[[], Guard] | None = None,
         executor: Executor | None = None,
+        carry: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        super().__init__(adapt=adapt, executor=executor)
-        self._arrange = arrange
+        super().__init__(executor=executor, carry=carry)
+        self._make_guard = make_guard
         self._given: list[Any] = []
         self.set(callbacks)
 
@@ -168,7 +169,7 @@ class Callbacks(HookBus):
         """
         given = list(self._given)
         for index, old in enumerate(given):
-            if type(old) is type(callback):
+            if type(self._unwrap(old)) is type(self._unwrap(callback)):
                 given[index] = callback
                 self.set(given)
                 return old
@@ -181,7 +182,7 @@ class Callbacks(HookBus):
         Args:
             kind: The type; subclasses count.
         """
-        return next((callback for callback in self._given if isinstance(callback, kind)), None)
+        return next((callback for callback in map(self._unwrap, self._given) if isinstance(callback, kind)), None)
 
     def set(self, callbacks: Any) -> None:
         """Make these the callbacks.
@@ -195,8 +196,17 @@ class Callbacks(HookBus):
             given = list(callbacks)
         else:
             given = [] if callbacks is None else [callbacks]
-        self._set_order(self._arrange(given))
+        if self._guard is None and any(getattr(type(callback), "needs_guard", False) for callback in given):
+            self._begin_to_guard()
+        self._set_order(given if self._guard is None else self._guard.arrange(given))
         self._given = given
+
+    @property
+    def graph(self) -> Any:
+        """Which callback runs before which, and why: a `fabric_lite.CallbackGraph`."""
+        if self._guard is None:
+            self._begin_to_guard().arrange(self._given)
+        return self._guard.graph  # type: ignore[union-attr]
 
     def uncalled(self) -> list[Uncalled]:
         """The methods called ``on_*`` that no call has reached so far: misspelt, or not called by this loop."""
@@ -251,7 +261,7 @@ class Callbacks(HookBus):
         found: dict[str, Any] = {}
         seen: Counter[str] = Counter()
         for callback in self._given:
-            name = type(callback).__name__
+            name = type(self._unwrap(callback)).__name__
             key = getattr(callback, "state_key", None) or f"{name}.{seen[name]}"
             seen[name] += 1
             if not (callable(getattr(callback, "state_dict", None)) and hasattr(callback, "load_state_dict")):
@@ -267,11 +277,23 @@ class Callbacks(HookBus):
     def _find(self, callback: Any) -> int | None:
         """Where the callback itself stands among those given, or else the first one of that type."""
         for index, other in enumerate(self._given):
-            if other is callback:
+            if other is callback or self._unwrap(other) is callback:
                 return index
         if isinstance(callback, type):
-            return next((i for i, other in enumerate(self._given) if isinstance(other, callback)), None)
+            return next((i for i, other in enumerate(self._given) if isinstance(self._unwrap(other), callback)), None)
         return None
+
+    def _unwrap(self, callback: Any) -> Any:
+        return callback if self._guard is None else self._guard.unwrap(callback)
+
+    def _begin_to_guard(self) -> Guard:
+        if self._make_guard is None:
+            raise TypeError(
+                "A guarded callback needs a guard. Pass `Callbacks(..., make_guard=fabric_lite.permissions.Guard)`, or"
+                " let `Fabric(callbacks=...)` make the collection."
+            )
+        self._guard = self._make_guard()
+        return self._guard
 
 
 def _is_method(callback: Any, name: str) -> bool:

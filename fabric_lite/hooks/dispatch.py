@@ -20,7 +20,7 @@ Adapter = Callable[[Any], Any]
 """Turns the value of an argument into what one callback gets for it (the permission layer hands out a proxy)."""
 
 Adapt = Callable[[Any, str, str], "Adapter | None"]
-"""``adapt(callback, hook, parameter)``: the adapter for that parameter, or None to pass the value as it is."""
+"""``adapt(callback, hook, parameter)``: that of a `Guard`."""
 
 
 class Call(NamedTuple):
@@ -41,11 +41,51 @@ class Call(NamedTuple):
             raise
 
 
-class Executor(Protocol):
-    """Runs the calls of one hook. Which callbacks are called, and with what, is decided before it is asked."""
+class Independence(Protocol):
+    """What an executor asks of a callback graph."""
 
-    def run(self, calls: Sequence[Call]) -> None:
-        """Run every call, in an order that gives the same results as the given one."""
+    def independent(self, one: Any, other: Any) -> bool:
+        """Whether two callbacks may run at the same time."""
+
+
+class Executor(Protocol):
+    """Runs the calls of one hook. Which callbacks are called, and with what, is decided before it is asked.
+
+    It must keep what serial execution promises: of two calls whose callbacks are not independent, the one that comes
+    first has ended before the other one begins, and of several exceptions that of the first call is raised.
+    """
+
+    def run(self, calls: Sequence[Call], graph: Independence) -> None:
+        """Make the calls.
+
+        Args:
+            calls: The calls, in serial order.
+            graph: Tells which of them may run at the same time.
+        """
+
+
+class Guard(Protocol):
+    """The permission layer, as the bus sees it."""
+
+    @property
+    def graph(self) -> Any:
+        """The callback graph of the last valid arrangement."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether calls are made through `around`."""
+
+    def arrange(self, callbacks: Sequence[Any]) -> Sequence[Any]:
+        """The callbacks in the order in which they run; raises if there is none, and nothing has changed then."""
+
+    def adapt(self, callback: Any, hook: str, parameter: str) -> Adapter | None:
+        """What turns the value of an argument into what the callback gets for it; None to pass it as it is."""
+
+    def around(self, callback: Any, hook: str, call: Callable[[], Any]) -> Any:
+        """Make a call, and look at what it did."""
+
+    def unwrap(self, callback: Any) -> Any:
+        """The callback inside of a conditional one."""
 
 
 def annotate(error: BaseException, callback: Any, hook: str) -> None:

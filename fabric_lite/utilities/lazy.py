@@ -13,7 +13,7 @@ def names_on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], A
 
     Args:
         package: Name of the package.
-        homes: For each public name, the module in the package that defines it.
+        homes: For each public name, the module in the package that defines it; nothing for a module itself.
 
     Returns:
         A function that imports the module of a name, and keeps the name in the package.
@@ -22,7 +22,8 @@ def names_on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], A
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        value = getattr(import_module(f"{package}.{home}"), name) if home else import_module(f"{package}.{name}")
         setattr(sys.modules[package], name, value)
         return value
 

@@ -217,7 +217,7 @@ class Reversed:
     def __init__(self) -> None:
         self.hooks: list[str] = []
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call], graph: object) -> None:
         self.hooks += [call.hook for call in calls[:1]]
         for call in reversed(calls):
             call()

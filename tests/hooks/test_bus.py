@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabric_lite.hooks import Call, Callbacks
+from fabric_lite.hooks import Callbacks
 
 
 class Recorder:
@@ -333,6 +333,22 @@ class TestChangesWhileAHookRuns:
         assert depths == [3, 2, 1, 0]
 
 
+class Idle:
+    """A guard that lets everything be."""
+
+    watches = False
+    graph = None
+
+    def arrange(self, callbacks):
+        return callbacks
+
+    def adapt(self, callback, hook, parameter):
+        return None
+
+    def unwrap(self, callback):
+        return callback
+
+
 class TestExecutor:
     class Reversed:
         """Runs the calls of a hook backwards, to see that it is the one who runs them."""
@@ -340,7 +356,7 @@ class TestExecutor:
         def __init__(self):
             self.asked = []
 
-        def run(self, calls):
+        def run(self, calls, graph):
             self.asked.append(calls)
             for call in reversed(calls):
                 call()
@@ -348,66 +364,114 @@ class TestExecutor:
     def test_it_gets_the_calls_ready_to_run(self):
         events, executor = [], self.Reversed()
         first, second = TakesLoss("first", events), TakesAll("second", events)
-        callbacks = Callbacks([first, object(), second], executor=executor)
+        callbacks = Callbacks([first, object(), second], make_guard=Idle, executor=executor)
         callbacks.call("on_end", loss=1, step=2)
         callbacks.call("on_nothing")
         assert events == [("second", {"loss": 1, "step": 2}), ("first", {"loss": 1})]
-        assert executor.asked == [
-            [
-                Call(first, "on_end", first.on_end, (), {"loss": 1}),
-                Call(second, "on_end", second.on_end, (), {"loss": 1, "step": 2}),
-            ],
-            [],
-        ]
+        asked = [[(call.callback, call.hook, call.args, call.kwargs) for call in calls] for calls in executor.asked]
+        assert asked == [[(first, "on_end", (), {"loss": 1}), (second, "on_end", (), {"loss": 1, "step": 2})], []]
 
     def test_exceptions_have_their_note(self):
-        callbacks = Callbacks(TestExceptions.Broken(), executor=self.Reversed())
+        callbacks = Callbacks(TestExceptions.Broken(), make_guard=Idle, executor=self.Reversed())
         with pytest.raises(ValueError, match="no") as caught:
             callbacks.call("on_end", loss=1)
         assert caught.value.__notes__ == ["raised by the callback `Broken` in its hook `on_end`"]
 
 
+class Guarding:
+    """Stands in for the permission layer: sorts callbacks by name, and marks what guarded ones get as learner."""
+
+    watches = False
+    graph = "the graph"
+
+    def arrange(self, callbacks):
+        if any(callback.name == "bad" for callback in callbacks):
+            raise ValueError("cannot be arranged")
+        return sorted(callbacks, key=lambda callback: callback.name)
+
+    def adapt(self, callback, hook, parameter):
+        if parameter == "learner" and callback.needs_guard:
+            return lambda learner: ("protected", learner, hook)
+        return None
+
+    def around(self, callback, hook, call):
+        callback.events.append(f"before {hook}")
+        call()
+        callback.events.append(f"after {hook}")
+
+    def unwrap(self, callback):
+        return callback
+
+
+class Watching(Guarding):
+    watches = True
+
+
+class Plain(Recorder):
+    needs_guard = False
+
+    def on_end(self, learner, loss=None):
+        self.events.append((self.name, learner, loss))
+
+
+class Guarded(Plain):
+    needs_guard = True
+
+
+setattr(Plain, "on end", Plain.on_end)
+
+
 class TestSeamsOfThePermissionLayer:
     @pytest.mark.parametrize("hook", ["on_end", "on end"])
     def test_an_argument_can_be_adapted_for_one_callback(self, hook):
-        def adapt(callback, hook_name, parameter):
-            if parameter == "learner" and isinstance(callback, Guarded):
-                return lambda learner: ("protected", learner, hook_name)
-            return None
-
-        got = []
-
-        class Plain:
-            def on_end(self, learner, loss=None):
-                got.append((learner, loss))
-
-        class Guarded(Plain):
-            pass
-
-        for kind in (Plain, Guarded):
-            setattr(kind, hook, Plain.on_end)
-        callbacks = Callbacks([Plain(), Guarded()], adapt=adapt)
+        events = []
+        callbacks = Callbacks([Plain("a", events), Guarded("b", events)], make_guard=Guarding)
         for _ in range(2):
             callbacks.call(hook, learner=1, loss=2)
             callbacks.call(hook, 1, 2)
             callbacks.call(hook, 1)
-        once = [(1, 2), (("protected", 1, hook), 2)]
-        assert got == (once + once + [(1, None), (("protected", 1, hook), None)]) * 2
+        protected = ("protected", 1, hook)
+        once = [("a", 1, 2), ("b", protected, 2)]
+        assert events == (once + once + [("a", 1, None), ("b", protected, None)]) * 2
+
+    @pytest.mark.parametrize("executor", [None, TestExecutor.Reversed()])
+    def test_a_call_can_be_watched(self, executor):
+        guarded = Guarded()
+        callbacks = Callbacks(guarded, make_guard=Watching, executor=executor)
+        callbacks.call("on_end", learner=1, loss=2)
+        assert guarded.events == ["before on_end", ("recorder", ("protected", 1, "on_end"), 2), "after on_end"]
 
     def test_an_order_that_cannot_be_arranged_changes_nothing(self):
-        def arrange(callbacks):
-            if "bad" in callbacks:
-                raise ValueError("cannot be arranged")
-            return sorted(callbacks)
-
-        callbacks = Callbacks(["b", "a"], arrange=arrange)
-        assert list(callbacks) == ["a", "b"]
-        for change in (lambda: callbacks.add("bad"), lambda: callbacks.set(["bad"])):
+        first, second = Guarded("b"), Guarded("a")
+        callbacks = Callbacks([first, second], make_guard=Guarding)
+        assert list(callbacks) == [second, first]
+        for change in (lambda: callbacks.add(Plain("bad")), lambda: callbacks.set([Plain("bad")])):
             with pytest.raises(ValueError, match="cannot be arranged"):
                 change()
-            assert list(callbacks) == ["a", "b"]
-        callbacks.add("0")
-        assert list(callbacks) == ["0", "a", "b"]
+            assert list(callbacks) == [second, first]
+        callbacks.add(third := Plain("0"))
+        assert list(callbacks) == [third, second, first]
+
+    def test_plain_callbacks_need_no_guard(self):
+        def make_guard():
+            made.append(Guarding())
+            return made[-1]
+
+        made = []
+        callbacks = Callbacks([Plain("b"), Plain("a")], make_guard=make_guard)
+        callbacks.call("on_end", learner=1)
+        assert made == []
+        assert [callback.name for callback in callbacks] == ["b", "a"]
+        callbacks.add(Guarded("c"))
+        assert len(made) == 1
+        assert [callback.name for callback in callbacks] == ["a", "b", "c"]
+
+    def test_the_graph_is_that_of_the_guard(self):
+        assert Callbacks([Plain()], make_guard=Guarding).graph == "the graph"
+
+    def test_without_a_guard_a_guarded_callback_is_refused(self):
+        with pytest.raises(TypeError, match=r"A guarded callback needs a guard. Pass `Callbacks\(..., make_guard="):
+            Callbacks([Guarded()])
 
 
 def test_changing_names_do_not_compile_without_end():
@@ -485,7 +549,9 @@ def test_written_out_and_one_by_one_are_the_same(functions, calls):
             return on_end
 
         callbacks = Callbacks(
-            [type("Callback", (), {"on_end": recorded(function)})() for function in functions], executor=executor
+            [type("Callback", (), {"on_end": recorded(function)})() for function in functions],
+            make_guard=Idle,
+            executor=executor,
         )
         for number, keywords in calls:
             try:
@@ -495,7 +561,7 @@ def test_written_out_and_one_by_one_are_the_same(functions, calls):
         return got
 
     class Serial:
-        def run(self, calls):
+        def run(self, calls, graph):
             for call in calls:
                 call()
 

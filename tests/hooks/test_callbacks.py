@@ -258,5 +258,20 @@ class TestState:
         assert [callback.n for callback in callbacks] == [9, 2]
 
     def test_the_order_of_execution_does_not_matter(self):
-        callbacks = Callbacks([Counter(1), Counter(2)], arrange=lambda given: list(given)[::-1])
+        class Backwards:
+            watches = False
+
+            def arrange(self, callbacks):
+                return callbacks[::-1]
+
+            def unwrap(self, callback):
+                return callback
+
+        first, second = Counter(1), Counter(2)
+        Counter.needs_guard = True
+        try:
+            callbacks = Callbacks([first, second], make_guard=Backwards)
+        finally:
+            del Counter.needs_guard
+        assert list(callbacks) == [second, first]
         assert callbacks.state_dict() == {"Counter.0": {"n": 1}, "Counter.1": {"n": 2}}
