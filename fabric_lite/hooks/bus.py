@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from fabric_lite.hooks.dispatch import Call, Compiled, Executor, Guard, bind, can_compile, compile_hook
+from fabric_lite.events import Phase, method_names
+from fabric_lite.hooks.dispatch import Call, Compiled, Executor, Guard, bind, can_compile, compile_hook, find
 
 # Beyond these, a hook's calls change too much for written-out code to pay: they are bound one by one instead.
 _MOST_SHAPES = 8
@@ -59,39 +60,47 @@ class HookBus:
     def _set_order(self, order: Iterable[Any]) -> None:
         """Call these from now on. A running hook goes on with the function, and so the list, that it began with."""
         self.order = tuple(order)
+        self._tracer = next(
+            (callback for callback in self.order if getattr(type(callback), "traces_hooks", False)), None
+        )
         self._latest: dict[str, Compiled] = {}
-        self._shapes: dict[str, dict[tuple[int, frozenset[str]], Compiled]] = {}
+        self._shapes: dict[str, dict[tuple[int, frozenset[str], type | None], Compiled]] = {}
         self._replaced: Counter[str] = Counter()
         self._warned = [(c, hook) for c, hook in self._warned if any(c is other for other in self.order)]
 
     def _call_new_shape(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook whose last call, if there was one, had other arguments."""
-        self._called[hook] = None
+        given = kwargs.get("phase")
+        phase: Any = type(given) if isinstance(given, Phase) else None
+        names = (hook,) if phase is None else method_names(hook, phase)
+        self._called.update(dict.fromkeys(names))
         shapes = self._shapes.setdefault(hook, {})
-        shape = (len(args), frozenset(kwargs))
+        shape = (len(args), frozenset(kwargs), phase)
         compiled = shapes.get(shape)
-        if compiled is None and len(shapes) < _MOST_SHAPES and self._compiles(hook, kwargs):
+        if compiled is None and len(shapes) < _MOST_SHAPES and self._compiles(hook, names, kwargs):
             adapt = None if self._guard is None else self._guard.adapt
-            compiled = shapes[shape] = compile_hook(hook, self.order, args, kwargs, adapt)
+            compiled = shapes[shape] = compile_hook(names, self.order, args, kwargs, adapt, phase)
         if compiled is None:
-            self._call_each(hook, args, kwargs)
+            self._call_each(names, args, kwargs)
         else:
             self._latest[hook] = compiled
-            compiled(self, args, kwargs)
+            if not compiled(self, args, kwargs):  # written when nobody had this hook, and now somebody has
+                self._call_new_shape(hook, args, kwargs)
 
-    def _compiles(self, hook: str, kwargs: dict[str, Any]) -> bool:
-        one_by_one = self._executor is not None or (self._guard is not None and self._guard.watches)
-        return not one_by_one and self._replaced[hook] < _MOST_REPLACEMENTS and can_compile(hook, kwargs)
+    def _compiles(self, hook: str, names: Sequence[str], kwargs: dict[str, Any]) -> bool:
+        watched = self._guard is not None and self._guard.watches
+        one_by_one = self._executor is not None or self._tracer is not None or watched
+        return not one_by_one and self._replaced[hook] < _MOST_REPLACEMENTS and can_compile(names, kwargs)
 
-    def _call_each(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _call_each(self, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook callback by callback, or hand all the calls to the executor."""
         if self._executor is not None:
-            bound = [self._bind(c, hook, getattr(c, hook, None), args, kwargs) for c in self.order]
+            bound = [self._bind(callback, *find(callback, names), args, kwargs) for callback in self.order]
             calls = [c._replace(function=partial(_carried, self._carry(), c.function)) for c in bound if c is not None]
             self._executor.run(calls, self.graph)
             return
         for callback in self.order:
-            if (call := self._bind(callback, hook, getattr(callback, hook, None), args, kwargs)) is not None:
+            if (call := self._bind(callback, *find(callback, names), args, kwargs)) is not None:
                 call()
 
     def forget(self, hook: str) -> None:
@@ -99,9 +108,11 @@ class HookBus:
         self._latest.pop(hook, None)
         self._shapes.pop(hook, None)
 
-    def changed(self, callback: Any, hook: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def changed(
+        self, callback: Any, name: str, hook: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Called by written-out code in the place of a method that is not the one it was written for."""
-        call = self._bind(callback, hook, function, args, kwargs)
+        call = self._bind(callback, name, function, args, kwargs)
         if call is not None:
             self._replaced[hook] += 1
             self.forget(hook)
@@ -111,10 +122,10 @@ class HookBus:
         self, callback: Any, hook: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
         if callable(function):
-            if self._guard is None:
-                return bind(callback, hook, function, args, kwargs, None)
-            call = bind(callback, hook, function, args, kwargs, self._guard.adapt)
-            return call._replace(function=partial(_watched, self._guard, call)) if self._guard.watches else call
+            call = bind(callback, hook, function, args, kwargs, self._guard)
+            if self._tracer is not None:
+                call = call._replace(function=partial(self._tracer.trace, callback, hook, call.function))
+            return call
         if function is not None and not any(c is callback and h == hook for c, h in self._warned):
             self._warned.append((callback, hook))
             warnings.warn(
@@ -137,8 +148,3 @@ def _carried(context: AbstractContextManager[Any], function: Callable[..., Any],
     """Make a call under what was carried over from the thread of the hook."""
     with context:
         function(*args, **kwargs)
-
-
-def _watched(guard: Guard, call: Call, *args: Any, **kwargs: Any) -> Any:
-    """Make a call through a guard that looks at what it did."""
-    return guard.around(call.callback, call.hook, lambda: call.function(*args, **kwargs))

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from fabric_lite.hooks.bus import HookBus
-from fabric_lite.hooks.dispatch import Executor, Guard
+from fabric_lite.hooks.dispatch import Executor, Guard, unwrap
 
 
 class Handle:
@@ -46,7 +46,7 @@ class Uncalled(NamedTuple):
 
     def __str__(self) -> str:
         hint = f" (did you mean `{self.nearest}`?)" if self.nearest else ""
-        return f"`{type(self.callback).__name__}.{self.hook}` was never called{hint}"
+        return f"`{type(unwrap(self.callback)).__name__}.{self.hook}` was never called{hint}"
 
 
 class IncompatibleState(NamedTuple):
@@ -169,7 +169,7 @@ class Callbacks(HookBus):
         """
         given = list(self._given)
         for index, old in enumerate(given):
-            if type(self._unwrap(old)) is type(self._unwrap(callback)):
+            if type(unwrap(old)) is type(unwrap(callback)):
                 given[index] = callback
                 self.set(given)
                 return old
@@ -182,7 +182,7 @@ class Callbacks(HookBus):
         Args:
             kind: The type; subclasses count.
         """
-        return next((callback for callback in map(self._unwrap, self._given) if isinstance(callback, kind)), None)
+        return next((callback for callback in map(unwrap, self._given) if isinstance(callback, kind)), None)
 
     def set(self, callbacks: Any) -> None:
         """Make these the callbacks.
@@ -196,17 +196,47 @@ class Callbacks(HookBus):
             given = list(callbacks)
         else:
             given = [] if callbacks is None else [callbacks]
-        if self._guard is None and any(getattr(type(callback), "needs_guard", False) for callback in given):
-            self._begin_to_guard()
-        self._set_order(given if self._guard is None else self._guard.arrange(given))
-        self._given = given
+        guard = self._guard
+        if guard is None and any(getattr(type(callback), "needs_guard", False) for callback in given):
+            guard = self._new_guard()
+        order = given if guard is None else guard.arrange(given)  # raises if there is none: nothing has changed yet
+        self._guard, self._given = guard, given
+        self._set_order(order)
+
+    @property
+    def given(self) -> list[Any]:
+        """The callbacks in the order in which they were given."""
+        return list(self._given)
+
+    @staticmethod
+    def is_a(callback: Any, kind: type) -> bool:
+        """Whether a callback, or the one inside of a conditional one, is of a type.
+
+        Args:
+            callback: The callback.
+            kind: The type; subclasses count.
+        """
+        while not isinstance(callback, kind) and hasattr(type(callback), "wraps_callback"):
+            callback = callback.callback
+        return isinstance(callback, kind)
+
+    def attach(self, learner: Any) -> None:
+        """Let guarded callbacks meet a learner before the first hook that passes it: each one's ``init`` runs.
+
+        Args:
+            learner: The learner.
+        """
+        if self._guard is not None:
+            self._guard.attach(learner)
 
     @property
     def graph(self) -> Any:
         """Which callback runs before which, and why: a `fabric_lite.CallbackGraph`."""
         if self._guard is None:
-            self._begin_to_guard().arrange(self._given)
-        return self._guard.graph  # type: ignore[union-attr]
+            guard = self._new_guard()
+            guard.arrange(self._given)
+            self._guard = guard
+        return self._guard.graph
 
     def uncalled(self) -> list[Uncalled]:
         """The methods called ``on_*`` that no call has reached so far: misspelt, or not called by this loop."""
@@ -261,7 +291,7 @@ class Callbacks(HookBus):
         found: dict[str, Any] = {}
         seen: Counter[str] = Counter()
         for callback in self._given:
-            name = type(self._unwrap(callback)).__name__
+            name = type(unwrap(callback)).__name__
             key = getattr(callback, "state_key", None) or f"{name}.{seen[name]}"
             seen[name] += 1
             if not (callable(getattr(callback, "state_dict", None)) and hasattr(callback, "load_state_dict")):
@@ -277,26 +307,22 @@ class Callbacks(HookBus):
     def _find(self, callback: Any) -> int | None:
         """Where the callback itself stands among those given, or else the first one of that type."""
         for index, other in enumerate(self._given):
-            if other is callback or self._unwrap(other) is callback:
+            if other is callback or unwrap(other) is callback:
                 return index
         if isinstance(callback, type):
-            return next((i for i, other in enumerate(self._given) if isinstance(self._unwrap(other), callback)), None)
+            return next((i for i, other in enumerate(self._given) if isinstance(unwrap(other), callback)), None)
         return None
 
-    def _unwrap(self, callback: Any) -> Any:
-        return callback if self._guard is None else self._guard.unwrap(callback)
-
-    def _begin_to_guard(self) -> Guard:
+    def _new_guard(self) -> Guard:
         if self._make_guard is None:
             raise TypeError(
                 "A guarded callback needs a guard. Pass `Callbacks(..., make_guard=fabric_lite.permissions.Guard)`, or"
                 " let `Fabric(callbacks=...)` make the collection."
             )
-        self._guard = self._make_guard()
-        return self._guard
+        return self._make_guard()
 
 
 def _is_method(callback: Any, name: str) -> bool:
     """Whether an attribute is callable, without running a property to find out."""
-    attribute = inspect.getattr_static(callback, name)
+    attribute = inspect.getattr_static(unwrap(callback), name)
     return callable(attribute) or isinstance(attribute, (staticmethod, classmethod))

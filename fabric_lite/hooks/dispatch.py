@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from keyword import iskeyword
 from typing import Any, NamedTuple, Protocol
 
@@ -84,14 +85,21 @@ class Guard(Protocol):
     def around(self, callback: Any, hook: str, call: Callable[[], Any]) -> Any:
         """Make a call, and look at what it did."""
 
-    def unwrap(self, callback: Any) -> Any:
-        """The callback inside of a conditional one."""
+    def attach(self, learner: Any) -> None:
+        """Let guarded callbacks meet a learner."""
+
+
+def unwrap(callback: Any) -> Any:
+    """The callback inside of a conditional one, whose class says so by `wraps_callback`; any other as it is."""
+    while getattr(type(callback), "wraps_callback", False):
+        callback = callback.callback
+    return callback
 
 
 def annotate(error: BaseException, callback: Any, hook: str) -> None:
     """Say in the traceback which callback and hook an exception came from (Python 3.11 and later)."""
     if sys.version_info >= (3, 11):
-        error.add_note(f"raised by the callback `{type(callback).__name__}` in its hook `{hook}`")
+        error.add_note(f"raised by the callback `{type(unwrap(callback)).__name__}` in its hook `{hook}`")
 
 
 def bind(
@@ -100,7 +108,7 @@ def bind(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    adapt: Adapt | None,
+    guard: Guard | None = None,
 ) -> Call:
     """Choose the arguments that a callback's method takes.
 
@@ -110,36 +118,70 @@ def bind(
         function: What the callback has under that name.
         args: Positional arguments of the call.
         kwargs: Keyword arguments of the call.
-        adapt: Gives the adapter of a parameter.
+        guard: Exchanges arguments, and watches the call, when it is made.
 
     Returns:
         The call, ready to run.
     """
     takes = accepted(function)
     chosen = {name: kwargs[name] for name in takes.select(kwargs)}
-    if adapt is not None:
-        for name in chosen:
-            if (adapter := adapt(callback, hook, name)) is not None:
-                chosen[name] = adapter(chosen[name])
-        adapters = (adapt(callback, hook, name) for name in takes.positional[: len(args)])
-        adapted = tuple(
-            value if adapter is None else adapter(value) for value, adapter in zip(args, adapters, strict=False)
-        )
-        args = adapted + args[len(adapted) :]
+    if guard is not None:
+        by_name = {name: a for name in chosen if (a := guard.adapt(callback, hook, name)) is not None}
+        by_place = [guard.adapt(callback, hook, name) for name in takes.positional[: len(args)]]
+        if guard.watches:
+            function = partial(_watched, guard, callback, hook, function)
+        if by_name or any(by_place):
+            function = partial(_adapted, function, by_name, by_place)
     return Call(callback, hook, function, args, chosen)
+
+
+def _adapted(
+    function: Callable[..., Any], by_name: dict[str, Adapter], by_place: list[Adapter | None], *args: Any, **kwargs: Any
+) -> Any:
+    """Make a call with other arguments: exchanged now, as an earlier callback may have changed what they stand for."""
+    for name, adapter in by_name.items():
+        kwargs[name] = adapter(kwargs[name])
+    adapted = [value if adapter is None else adapter(value) for value, adapter in zip(args, by_place, strict=False)]
+    return function(*adapted, *args[len(adapted) :], **kwargs)
+
+
+def _watched(guard: Guard, callback: Any, hook: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a call through a guard that looks at what it did."""
+    return guard.around(callback, hook, lambda: function(*args, **kwargs))
+
+
+def find(callback: Any, names: Sequence[str]) -> tuple[str, Any]:
+    """The first of several names under which a callback has something, and what it has there.
+
+    Args:
+        callback: The callback.
+        names: Names, the most specific first.
+
+    Returns:
+        The name and the attribute; the last name and None if it has none.
+    """
+    for name in names:
+        if (function := getattr(callback, name, None)) is not None:
+            return name, function
+    return names[-1], None
 
 
 Compiled = Callable[[Any, "tuple[Any, ...]", "dict[str, Any]"], bool]
 """``compiled(bus, args, kwargs)``: run the hook; False, with nothing run, if the call has another shape."""
 
 
-def can_compile(hook: str, kwargs: dict[str, Any]) -> bool:
+def can_compile(names: Sequence[str], kwargs: dict[str, Any]) -> bool:
     """Whether all names of a call can be written into source code."""
-    return all(name.isidentifier() and not iskeyword(name) for name in (hook, *kwargs))
+    return all(name.isidentifier() and not iskeyword(name) for name in (*names, *kwargs))
 
 
 def compile_hook(
-    hook: str, order: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any], adapt: Adapt | None
+    names: Sequence[str],
+    order: Sequence[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    adapt: Adapt | None,
+    phase: type | None = None,
 ) -> Compiled:
     """Write the function that calls one hook on these callbacks, for calls of one shape.
 
@@ -156,54 +198,61 @@ def compile_hook(
                 try: f = c0.on_end
                 except AttributeError: f = None
                 if f == f0: f(loss=v0)
-                elif f is not None: bus.changed(c0, hook, f, args, kwargs)
+                elif f is not None:
+                    bus.changed(c0, 'on_end', 'on_end', f, args, kwargs)
             except BaseException as error:
-                annotate(error, callbacks[i], hook); raise
+                annotate(error, callbacks[i], hooks[i]); raise
             return True
 
     Where a callback had no such method, only the look-up is written: one that gets it later is noticed.
 
     Args:
-        hook: Name of the hook, an identifier.
+        names: Names of the hook, identifiers: that of the event last, before it those for its phase, if it has one.
         order: The callbacks, in order.
         args: Positional arguments of the call that asks for it; their number counts.
         kwargs: Keyword arguments of that call; their names count, and must be identifiers.
         adapt: Gives the adapter of a parameter.
+        phase: Class of the argument ``phase``, where the names depend on it.
 
     Returns:
-        A function of ``(bus, args, kwargs)``. ``bus.changed(callback, hook, function, args, kwargs)`` is called in
-        the place of a method that is not the one it was written for.
+        A function of ``(bus, args, kwargs)``. ``bus.changed(callback, name, hook, function, args, kwargs)`` is called
+        in the place of a method that is not the one it was written for.
     """
-    if all(getattr(callback, hook, None) is None for callback in order):
-        return _idle(hook, tuple(order))
-    scope: dict[str, Any] = {"hook": hook, "callbacks": tuple(order), "annotate": annotate}
+    hook = names[-1]
+    if all(find(callback, names)[1] is None for callback in order):
+        return _idle(hook, tuple(order)) if phase is None else _idle_in_phase(names, tuple(order), phase)
+    scope: dict[str, Any] = {"callbacks": tuple(order), "annotate": annotate, "find": find, "names": tuple(names)}
+    scope["hooks"] = tuple(find(callback, names)[0] for callback in order)
     values = {name: f"v{i}" for i, name in enumerate(kwargs)}
     lines = [f"if len(args) != {len(args)} or len(kwargs) != {len(kwargs)}: return False"]
     if kwargs:
         lines += ["try: " + "; ".join(f"{v} = kwargs[{name!r}]" for name, v in values.items())]
         lines += ["except KeyError: return False"]
+    if phase is not None:
+        scope["phase"] = phase
+        lines += [f"if type({values['phase']}) is not phase: return False"]
     if args:
         lines += ["".join(f"p{i}, " for i in range(len(args))) + "= args"]
     lines += ["i = 0", "try:", "    pass"]
     for i, callback in enumerate(order):
         scope[f"c{i}"] = callback
-        function = getattr(callback, hook, None)
+        name, function = find(callback, names)
         lines += [f"    i = {i}"]
         if callable(function):
             scope[f"f{i}"] = function
-            passed = _arguments(f"a{i}_", callback, hook, function, len(args), values, adapt, scope)
-            lines += [
-                f"    try: f = c{i}.{hook}",
-                "    except AttributeError: f = None",
-                f"    if f == f{i}: f({passed})",
-            ]
-            lines += [f"    elif f is not None: bus.changed(c{i}, hook, f, args, kwargs)"]
+            passed = _arguments(f"a{i}_", callback, name, function, len(args), values, adapt, scope)
+            lines += _look_up(f"c{i}", names[: names.index(name) + 1])
+            lines += [f"    if f == f{i}: f({passed})"]
+            lines += ["    else:"] if len(names) > 1 else ["    elif f is not None:"]
         else:
-            lines += [
-                f"    f = getattr(c{i}, hook, None)",
-                f"    if f is not None: bus.changed(c{i}, hook, f, args, kwargs)",
-            ]
-    lines += ["except BaseException as error:", "    annotate(error, callbacks[i], hook)", "    raise", "return True"]
+            lines += [*_look_up(f"c{i}", names), "    if f is not None:"]
+        if len(names) > 1:
+            lines += [f"        name, f = find(c{i}, names)"]
+            lines += [f"        if f is not None: bus.changed(c{i}, name, {hook!r}, f, args, kwargs)"]
+        else:
+            lines += [f"        bus.changed(c{i}, {hook!r}, {hook!r}, f, args, kwargs)"]
+    lines += ["except BaseException as error:", "    annotate(error, callbacks[i], hooks[i])", "    raise"]
+    lines += ["return True"]
     source = f"def make({', '.join(scope)}):\n def run(bus, args, kwargs):\n"
     source += "".join(f"  {line}\n" for line in lines) + " return run"
     namespace: dict[str, Any] = {}
@@ -211,6 +260,15 @@ def compile_hook(
     # popped, so that the function does not keep itself alive through its globals
     compiled: Compiled = namespace.pop("make")(**scope)
     return compiled
+
+
+def _look_up(callback: str, names: Sequence[str]) -> list[str]:
+    """Source that puts into ``f`` the first attribute that a callback has of several, or None."""
+    if len(names) == 1:
+        return [f"    try: f = {callback}.{names[0]}", "    except AttributeError: f = None"]
+    lines = [f"    f = getattr({callback}, {names[0]!r}, None)"]
+    lines += [f"    if f is None: f = getattr({callback}, {name!r}, None)" for name in names[1:]]
+    return lines
 
 
 def _idle(hook: str, order: tuple[Any, ...]) -> Compiled:
@@ -221,6 +279,20 @@ def _idle(hook: str, order: tuple[Any, ...]) -> Compiled:
             if getattr(callback, hook, None) is not None:
                 bus.forget(hook)
                 return False
+        return True
+
+    return run
+
+
+def _idle_in_phase(names: Sequence[str], order: tuple[Any, ...], phase: type) -> Compiled:
+    """The same, for an event in a phase."""
+
+    def run(bus: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if type(kwargs.get("phase")) is not phase:
+            return False
+        if any(find(callback, names)[1] is not None for callback in order):
+            bus.forget(names[-1])
+            return False
         return True
 
     return run

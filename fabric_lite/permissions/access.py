@@ -33,13 +33,15 @@ class Node:
         children: The more specific entries.
         leaf: Whether there is a mode and nothing more specific.
         writable: Whether the mode is `Write`.
+        declared: Of the root, the paths as they were written down.
     """
 
-    __slots__ = ("children", "leaf", "mode", "path", "writable")
+    __slots__ = ("children", "declared", "leaf", "mode", "path", "writable")
 
     def __init__(self, path: Path, mode: Mode | None = None) -> None:
         self.path = path
         self.children: dict[str, Node] = {}
+        self.declared: frozenset[Path] = frozenset()
         self.settle(mode)
 
     def settle(self, mode: Mode | None) -> None:
@@ -71,6 +73,7 @@ def normalise(declared: object, callback: object) -> Node:
     entries: dict[Path, Mode | None] = {}
     _collect(declared, (), entries, name)
     root = Node(())
+    root.declared = frozenset(path for path, mode in entries.items() if mode is not None)
     for path, mode in entries.items():
         node = root
         for depth, part in enumerate(path, start=1):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable as Function
 from typing import Any, Protocol
 
+from fabric_lite.hooks.dispatch import unwrap
 from fabric_lite.permissions.callback import Callback
 
 __all__ = ["Condition", "ConditionalCallback", "Throttle", "is_guarded", "throttle", "unwrap"]
@@ -39,6 +40,7 @@ class ConditionalCallback:
 
     callback: Any
     needs_guard = True  # the bus asks the guard to look inside
+    wraps_callback = True
 
     def __init__(self, callback: object, condition: Condition | Function[[str, Any], bool]) -> None:
         shouldrun = getattr(condition, "shouldrun", condition)
@@ -181,13 +183,6 @@ def throttle(
         ValueError: If not exactly one of ``freq`` and ``seconds`` is given, or it is out of range.
     """
     return ConditionalCallback(callback, Throttle(hook, freq, seconds, clock))
-
-
-def unwrap(callback: object) -> Any:
-    """The callback itself, out of all `ConditionalCallback` around it."""
-    while isinstance(callback, ConditionalCallback):
-        callback = callback.callback
-    return callback
 
 
 def is_guarded(callback: object) -> bool:

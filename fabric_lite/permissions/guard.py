@@ -28,9 +28,6 @@ class Guard:
             out the learner itself. The declarations are checked against each other in all three.
         creators: Entry of ``cbstate`` to the name of the callback that creates it, for error messages.
         mutation_check: Finds tensors and their version counters, for ``"strict"``.
-
-    Attributes:
-        graph: The graph of the last arrangement that was valid.
     """
 
     def __init__(
@@ -46,15 +43,21 @@ class Guard:
         self.mode: Literal["on", "off", "strict"] = mode
         self.creators = dict(creators or {})
         self.mutation_check = mutation_check
-        self.graph = CallbackGraph(())
+        self._graph = CallbackGraph(())
         self._bindings: dict[int, _Binding] = {}
+        self._unarranged: Sequence[object] | None = None
+
+    @property
+    def graph(self) -> CallbackGraph:
+        """The graph of the last arrangement that was valid."""
+        if self._unarranged is not None:  # out of a pickle or a copy, in which callbacks may come after their guard
+            self.arrange(self._unarranged)
+        return self._graph
 
     @property
     def watches(self) -> bool:
         """Whether calls are made through `around`."""
         return self.mode == "strict"
-
-    unwrap = staticmethod(unwrap)
 
     def arrange(self, callbacks: Sequence[object]) -> tuple[Any, ...]:
         """Put callbacks in a valid order.
@@ -71,7 +74,7 @@ class Guard:
         for index, tree in graph.trees.items():
             callback = unwrap(graph.callbacks[index])
             bindings[id(callback)] = self._bindings.get(id(callback)) or _Binding(callback, tree, self)
-        self.graph, self._bindings = graph, bindings
+        self._graph, self._bindings, self._unarranged = graph, bindings, None
         return graph.order
 
     def adapt(self, callback: object, hook: str, parameter: str) -> Function[[Any], Any] | None:
@@ -115,22 +118,13 @@ class Guard:
     def _binding(self, callback: object) -> _Binding:
         """The binding of a callback; a passing one for a callback that has been taken off while a hook runs."""
         inner = unwrap(callback)
+        if self._unarranged is not None:
+            self.arrange(self._unarranged)
         return self._bindings.get(id(inner)) or _Binding(inner, CallbackGraph([inner]).trees[0], self)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.mode, self.creators, self.mutation_check, self.graph.callbacks)
-
-
-def _restored(
-    mode: Literal["on", "off", "strict"],
-    creators: Mapping[str, str],
-    mutation_check: MutationCheck | None,
-    callbacks: Sequence[object],
-) -> Guard:
-    """A guard out of a pickle or a copy; proxies are made anew."""
-    guard = Guard(mode, creators, mutation_check)
-    guard.arrange(callbacks)
-    return guard
+    def __getstate__(self) -> dict[str, Any]:
+        callbacks = self._graph.callbacks if self._unarranged is None else self._unarranged
+        return {**self.__dict__, "_graph": CallbackGraph(()), "_bindings": {}, "_unarranged": callbacks}
 
 
 class _Binding:

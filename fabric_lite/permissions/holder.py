@@ -47,20 +47,11 @@ class Holder:
         named = _nameable(path)
         if not named:
             return ProtectedException(f"{message}; the learner as a whole cannot be had, take the values you need.")
-        how = "change the entry in" if self._declares(named) else "add this line to"
+        how = "change the entry in" if named in self.tree.declared else "add this line to"
         return ProtectedException(
             f"{message}; to allow it, {how} the mapping that {self.callback}.stateaccess() returns:\n"
             f'    "{dotted(named)}": {right}(),'
         )
-
-    def _declares(self, path: Path) -> bool:
-        """Whether the callback has an entry for this very path."""
-        node, above = self.tree, None
-        for part in path:
-            if part not in node.children:
-                return False
-            node, above = node.children[str(part)], node.mode
-        return node.mode != above
 
     def gone(self) -> ReferenceError:
         """The exception for a proxy that was kept longer than its learner."""

@@ -42,18 +42,27 @@ def checked(call: Callable[[], T], tree: Node, holder: Holder, check: MutationCh
     for path, mode in entries(tree):
         (writable if isinstance(mode, Write) else readable).extend(_leaves(_reach(learner, path), path, set()))
     allowed = {key for _, value in writable for _, key, _ in check(value)}
-    before = {key: version for _, value in readable for _, key, version in check(value) if key not in allowed}
+    # Tensors that share memory may count for themselves, so each is compared with itself.
+    before = {(path, below, key): version for path, value in readable for below, key, version in check(value)}
     result = call()
     changed: dict[Hashable, Path] = {}
     for path, value in readable:
         for below, key, version in check(value):
-            if before.get(key, version) != version:
-                changed.setdefault(key, (*path, *below.split(".")) if below else path)
+            if key not in allowed and before.get((path, below, key), version) != version:
+                changed.setdefault(key, _declarable(learner, (*path, *below.split(".")) if below else path))
     if changed:
         where = next(iter(changed.values()))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise holder.denied("Write", where, f"changed it{more} in place")
     return result
+
+
+def _declarable(learner: Any, path: Path) -> Path:
+    """The front part of a path that a declaration can reach: an element of a list cannot be named."""
+    if all(isinstance(part, str) for part in path):
+        while len(path) > 1 and _reach(learner, path) is None:
+            path = path[:-1]
+    return path
 
 
 def _reach(target: Any, path: Path) -> Any:

@@ -73,8 +73,8 @@ def run():
         (
             {"optimizer": Read()},
             lambda p: p.optimizer.param_groups[0]["params"][0].zero_(),
-            "optimizer.param_groups.0",
-            "optimizer.param_groups.0",
+            "optimizer.param_groups",
+            "optimizer.param_groups",
         ),
         (
             {"model": Read(), "model.0.weight": Write()},
