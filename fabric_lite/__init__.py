@@ -11,6 +11,15 @@ from fabric_lite.utilities.seed import seed_everything
 from fabric_lite.wrappers import is_wrapped
 
 if _TYPE_CHECKING:
+    from fabric_lite.events import (
+        AbstractTrainingPhase,
+        AbstractValidationPhase,
+        Event,
+        Phase,
+        TrainingPhase,
+        ValidationPhase,
+    )
+    from fabric_lite.learner import Learner
     from fabric_lite.permissions import (
         Callback,
         CallbackGraph,
@@ -37,6 +46,8 @@ if _TYPE_CHECKING:
     )
 
 __all__ = [
+    "AbstractTrainingPhase",
+    "AbstractValidationPhase",
     "Callback",
     "CallbackGraph",
     "CallbackGraphError",
@@ -45,10 +56,13 @@ __all__ = [
     "CancelStepException",
     "ConditionalCallback",
     "CyclicDependencyError",
+    "Event",
     "Fabric",
     "FitException",
+    "Learner",
     "MissingStateError",
     "NoConflict",
+    "Phase",
     "Protected",
     "ProtectedException",
     "Read",
@@ -56,7 +70,9 @@ __all__ = [
     "SerialExecutor",
     "State",
     "ThreadedExecutor",
+    "TrainingPhase",
     "Unresolvable",
+    "ValidationPhase",
     "Write",
     "WriteConflictError",
     "is_wrapped",
@@ -64,9 +80,13 @@ __all__ = [
     "throttle",
 ]
 
-_OWN = ("Fabric", "is_wrapped", "seed_everything")
+_EVENTS = ("AbstractTrainingPhase", "AbstractValidationPhase", "Event", "Phase", "TrainingPhase", "ValidationPhase")
+_HOMES = {
+    **{name: "permissions" for name in __all__ if name not in ("Fabric", "is_wrapped", "seed_everything")},
+    **dict.fromkeys(_EVENTS, "events"),
+    "Learner": "learner",
+    **dict.fromkeys(("callbacks", "learner", "loggers", "permissions"), ""),
+}
 
 # Plain callbacks and loops without loggers do not pay for what they do not use.
-__getattr__ = _names_on_demand(
-    __name__, {**{name: "permissions" for name in __all__ if name not in _OWN}, "loggers": "", "permissions": ""}
-)
+__getattr__ = _names_on_demand(__name__, _HOMES)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the top down: a module imports from its own row and from the rows under it.
 LAYERS = (
-    ("__init__", "cli", "testing"),
+    ("__init__", "__main__", "cli", "testing"),
     ("fabric", "learner"),
     ("wrappers", "connector"),
     ("strategies",),
@@ -34,6 +34,8 @@ LAYERS = (
     ("utilities", "__about__"),
 )
 PUBLIC = [
+    "AbstractTrainingPhase",
+    "AbstractValidationPhase",
     "Callback",
     "CallbackGraph",
     "CallbackGraphError",
@@ -42,10 +44,13 @@ PUBLIC = [
     "CancelStepException",
     "ConditionalCallback",
     "CyclicDependencyError",
+    "Event",
     "Fabric",
     "FitException",
+    "Learner",
     "MissingStateError",
     "NoConflict",
+    "Phase",
     "Protected",
     "ProtectedException",
     "Read",
@@ -53,7 +58,9 @@ PUBLIC = [
     "SerialExecutor",
     "State",
     "ThreadedExecutor",
+    "TrainingPhase",
     "Unresolvable",
+    "ValidationPhase",
     "Write",
     "WriteConflictError",
     "is_wrapped",

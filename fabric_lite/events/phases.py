@@ -21,6 +21,11 @@ class Phase:
 
     name: ClassVar[str] = ""
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The name of this phase and those of its parents, the most specific first."""
+        return tuple(dict.fromkeys(name for base in cls.__mro__ if (name := vars(base).get("name"))))
+
     def prepare(self, learner: Any) -> None:
         """Runs before the first event of an epoch.
 
@@ -85,7 +90,7 @@ class TrainingPhase(AbstractTrainingPhase):
             learner: The learner.
             batch: A pair of inputs and targets.
         """
-        xs, ys = batch
+        xs, ys = _pair(self, batch)
         with learner.step_context(self, xs=xs, ys=ys) as state:
             learner.optimizer.zero_grad()
             state.preds = learner.model(state.xs)
@@ -120,7 +125,7 @@ class ValidationPhase(AbstractValidationPhase):
             learner: The learner.
             batch: A pair of inputs and targets.
         """
-        xs, ys = batch
+        xs, ys = _pair(self, batch)
         with learner.without_gradients(), learner.step_context(self, xs=xs, ys=ys) as state:
             state.preds = learner.model(state.xs)
             learner.handle(Event.LOSS_BEGIN)
@@ -140,5 +145,15 @@ def method_names(hook: str, kind: type[Phase]) -> tuple[str, ...]:
     """
     if not hook.startswith("on_"):
         return (hook,)
-    names = dict.fromkeys(vars(base).get("name") for base in kind.__mro__)
-    return (*(f"on_{name}_{hook[3:]}" for name in names if name), hook)
+    return (*(f"on_{name}_{hook[3:]}" for name in kind.names()), hook)
+
+
+def _pair(phase: Phase, batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"a `{type(batch).__name__}`"
+        raise ValueError(
+            f"`{type(phase).__name__}` takes batches that are a pair of inputs and targets, but got {what}. Make the"
+            " data yield pairs, or override `step(self, learner, batch)` in a phase of your own."
+        )
+    return batch[0], batch[1]

@@ -20,7 +20,15 @@ from fabric_lite.wrappers import (
 )
 
 # Which callback creates an entry of `cbstate`, for the error that misses it.
-_CREATORS = {"history": "Recorder", "metricsstep": "Metrics", "metricsepoch": "Metrics"}
+_CREATORS = {
+    "ema": "EMA",
+    "gradientnorm": "GradientNorm",
+    "history": "Recorder",
+    "metricsepoch": "Metrics",
+    "metricsstep": "Metrics",
+    "timer": "Timer",
+    "traces": "Traces",
+}
 
 
 class Fabric(_Setup):

@@ -144,7 +144,7 @@ class HookBus:
         return {**self.__dict__, "_latest": {}, "_shapes": {}}  # written-out code is not pickled, nor copied
 
 
-def _carried(context: AbstractContextManager[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _carried(context: AbstractContextManager[Any], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Make a call under what was carried over from the thread of the hook."""
     with context:
         function(*args, **kwargs)

@@ -15,6 +15,7 @@ from functools import partial
 from keyword import iskeyword
 from typing import Any, NamedTuple, Protocol
 
+from fabric_lite.events import Phase
 from fabric_lite.hooks.signature import accepted
 
 Adapter = Callable[[Any], Any]
@@ -136,7 +137,12 @@ def bind(
 
 
 def _adapted(
-    function: Callable[..., Any], by_name: dict[str, Adapter], by_place: list[Adapter | None], *args: Any, **kwargs: Any
+    function: Callable[..., Any],
+    by_name: dict[str, Adapter],
+    by_place: list[Adapter | None],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Make a call with other arguments: exchanged now, as an earlier callback may have changed what they stand for."""
     for name, adapter in by_name.items():
@@ -145,7 +151,7 @@ def _adapted(
     return function(*adapted, *args[len(adapted) :], **kwargs)
 
 
-def _watched(guard: Guard, callback: Any, hook: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _watched(guard: Guard, callback: Any, hook: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Make a call through a guard that looks at what it did."""
     return guard.around(callback, hook, lambda: function(*args, **kwargs))
 
@@ -275,6 +281,8 @@ def _idle(hook: str, order: tuple[Any, ...]) -> Compiled:
     """The function for a hook that no callback has, whatever the arguments: it looks whether one has got it."""
 
     def run(bus: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if isinstance(kwargs.get("phase"), Phase):  # reaches methods of other names, too
+            return False
         for callback in order:
             if getattr(callback, hook, None) is not None:
                 bus.forget(hook)

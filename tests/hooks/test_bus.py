@@ -566,3 +566,18 @@ def test_written_out_and_one_by_one_are_the_same(functions, calls):
                 call()
 
     assert run(None) == run(Serial())
+
+
+@pytest.mark.parametrize("executor", [None, TestExecutor.Reversed()])
+@pytest.mark.parametrize("guard", [Guarding, Watching])
+def test_keywords_may_have_the_names_of_ours_everywhere(guard, executor):
+    class Greedy(Guarded):
+        def on_end(self, learner, **kwargs):
+            self.events.append((learner, kwargs))
+
+    greedy = Greedy()
+    kwargs = dict.fromkeys(
+        ("function", "by_name", "by_place", "guard", "callback", "hook", "context", "call", "args", "kwargs", "phase"), 1
+    )
+    Callbacks(greedy, make_guard=guard, executor=executor).call("on_end", learner=1, **kwargs)
+    assert (("protected", 1, "on_end"), kwargs) in greedy.events

@@ -183,6 +183,16 @@ def test_a_hook_that_nobody_had_is_noticed_when_it_comes(make: Make) -> None:
 
 
 @both_ways
+def test_a_hook_that_was_called_without_a_phase_first(make: Make) -> None:
+    callback = Noting("on_train_step_end")
+    callbacks = make([callback])
+    for _ in range(2):
+        callbacks.call("on_step_end")
+        callbacks.call("on_step_end", phase=TRAIN)
+    assert callback.notes == ["on_train_step_end"] * 2
+
+
+@both_ways
 def test_something_that_is_not_callable_stands_in_the_way_with_one_warning(make: Make) -> None:
     callback = Noting("on_step_end")
     vars(callback)["on_train_step_end"] = 3
