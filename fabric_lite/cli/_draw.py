@@ -57,7 +57,8 @@ def write_svg(graph: CallbackGraph, file: str) -> None:
         import matplotlib
     except ModuleNotFoundError as error:
         raise CommandError(
-            '--svg needs the package matplotlib: pip install "torch-fabric-lite[plot]". --mermaid and --dot need nothing.'
+            '--svg needs the package matplotlib: pip install "torch-fabric-lite[plot]".'
+            " --mermaid and --dot need nothing."
         ) from error
     # Text stays text, and the same graph gives the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fabric-lite"}):

@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "graph",
         help="show in which order callbacks run, and why",
-        description="Checks callbacks against each other, without running them, and prints their order with the reasons.",
+        description="Checks callbacks against each other, without running them; prints their order with the reasons.",
         epilog="The exit status is 1 if the callbacks cannot work together.",
     )
     parser.add_argument(

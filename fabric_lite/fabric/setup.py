@@ -42,7 +42,10 @@ class _Setup(_Training):
             *args: Passed to each as they are.
             **kwargs: Of these, each gets those that its signature takes.
         """
-        self._hooks.dispatch(hook_name, args, kwargs)
+        hooks = self._hooks
+        compiled = hooks.latest.get(hook_name)
+        if compiled is None or not compiled(hooks, args, kwargs):
+            hooks.call_new_shape(hook_name, args, kwargs)
 
     @property
     def callbacks(self) -> Callbacks:

@@ -27,6 +27,8 @@ class HookBus:
 
     Attributes:
         order: The callbacks in the order in which they run.
+        latest: For each hook, the function for calls of the shape that was seen last. Public, with `call_new_shape`,
+            for `Fabric.call`, which would pay for one more function call in each step.
     """
 
     order: tuple[Any, ...]
@@ -53,9 +55,9 @@ class HookBus:
 
     def dispatch(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """`call`, for those who hold the arguments as a tuple and a dictionary already."""
-        compiled = self._latest.get(hook)
+        compiled = self.latest.get(hook)
         if compiled is None or not compiled(self, args, kwargs):
-            self._call_new_shape(hook, args, kwargs)
+            self.call_new_shape(hook, args, kwargs)
 
     def _set_order(self, order: Iterable[Any]) -> None:
         """Call these from now on. A running hook goes on with the function, and so the list, that it began with."""
@@ -63,12 +65,12 @@ class HookBus:
         self._tracer = next(
             (callback for callback in self.order if getattr(type(callback), "traces_hooks", False)), None
         )
-        self._latest: dict[str, Compiled] = {}
+        self.latest: dict[str, Compiled] = {}
         self._shapes: dict[str, dict[tuple[int, frozenset[str], type | None], Compiled]] = {}
         self._replaced: Counter[str] = Counter()
         self._warned = [(c, hook) for c, hook in self._warned if any(c is other for other in self.order)]
 
-    def _call_new_shape(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def call_new_shape(self, hook: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call a hook whose last call, if there was one, had other arguments."""
         given = kwargs.get("phase")
         phase: Any = type(given) if isinstance(given, Phase) else None
@@ -83,9 +85,9 @@ class HookBus:
         if compiled is None:
             self._call_each(names, args, kwargs)
         else:
-            self._latest[hook] = compiled
+            self.latest[hook] = compiled
             if not compiled(self, args, kwargs):  # written when nobody had this hook, and now somebody has
-                self._call_new_shape(hook, args, kwargs)
+                self.call_new_shape(hook, args, kwargs)
 
     def _compiles(self, hook: str, names: Sequence[str], kwargs: dict[str, Any]) -> bool:
         watched = self._guard is not None and self._guard.watches
@@ -105,7 +107,7 @@ class HookBus:
 
     def forget(self, hook: str) -> None:
         """Look at the callbacks anew when this hook is called next."""
-        self._latest.pop(hook, None)
+        self.latest.pop(hook, None)
         self._shapes.pop(hook, None)
 
     def changed(
@@ -141,7 +143,7 @@ class HookBus:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": {}, "_shapes": {}}  # written-out code is not pickled, nor copied
+        return {**self.__dict__, "latest": {}, "_shapes": {}}  # written-out code is not pickled, nor copied
 
 
 def _carried(context: AbstractContextManager[Any], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:

@@ -281,7 +281,7 @@ def _idle(hook: str, order: tuple[Any, ...]) -> Compiled:
     """The function for a hook that no callback has, whatever the arguments: it looks whether one has got it."""
 
     def run(bus: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if isinstance(kwargs.get("phase"), Phase):  # reaches methods of other names, too
+        if "phase" in kwargs and isinstance(kwargs["phase"], Phase):  # reaches methods of other names, too
             return False
         for callback in order:
             if getattr(callback, hook, None) is not None:

@@ -63,7 +63,7 @@ def explain(graph: Graph) -> str:
         touches = "not guarded" if tree is None else _touches(tree)
         lines.append(f"{number:>3}. {graph.labels[index]} ({touches})")
         lines.extend(f"       {reason}" for reason in reasons.get(index, ()))
-    if not graph.pairs:
+    if not graph.pairs and len(graph.callbacks) > 1:
         lines.append("None depends on another one; this is the order in which they were given.")
     return "\n".join(lines)
 

@@ -25,7 +25,8 @@ class _FabricOptimizer:
 
     def __init__(self, optimizer: Optimizer, strategy: Strategy, callbacks: Any = None) -> None:
         shared = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
-        self.__dict__.update(_optimizer=optimizer, _strategy=strategy, _callbacks=shared)
+        plain = getattr(type(strategy), "optimizer_step", None) is Strategy.optimizer_step
+        self.__dict__.update(_optimizer=optimizer, _strategy=strategy, _callbacks=shared, _plain_strategy=plain)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -47,7 +48,9 @@ class _FabricOptimizer:
         """
         strategy, optimizer = self._strategy, self._optimizer
         if closure is None:
-            output = strategy.optimizer_step(optimizer)
+            # Past two functions that would only hand it on, in every step of most runs.
+            plain = self._plain_strategy and strategy.has_plain_precision
+            output = optimizer.step() if plain else strategy.optimizer_step(optimizer)
         else:
             output = strategy.optimizer_step(optimizer, closure=closure)
         if self._callbacks.order:

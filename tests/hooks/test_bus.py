@@ -576,8 +576,7 @@ def test_keywords_may_have_the_names_of_ours_everywhere(guard, executor):
             self.events.append((learner, kwargs))
 
     greedy = Greedy()
-    kwargs = dict.fromkeys(
-        ("function", "by_name", "by_place", "guard", "callback", "hook", "context", "call", "args", "kwargs", "phase"), 1
-    )
+    ours = "function by_name by_place guard callback hook context call args kwargs phase"
+    kwargs = dict.fromkeys(ours.split(), 1)
     Callbacks(greedy, make_guard=guard, executor=executor).call("on_end", learner=1, **kwargs)
     assert (("protected", 1, "on_end"), kwargs) in greedy.events
