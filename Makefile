@@ -7,7 +7,7 @@ demo: .venv/.stamp
 	$(BIN)/python examples/digits.py
 
 test: .venv/.stamp
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.stamp
 	$(BIN)/ruff check

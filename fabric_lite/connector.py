@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections import Counter
@@ -17,13 +16,10 @@ from fabric_lite.accelerators.device import DeviceAccelerator
 from fabric_lite.plugins import (
     CheckpointIO,
     ClusterEnvironment,
-    DoublePrecision,
-    HalfPrecision,
-    MixedPrecision,
     Precision,
-    TransformerEnginePrecision,
 )
-from fabric_lite.plugins.environments import LightningEnvironment
+from fabric_lite.plugins.environments.detection import choose_environment
+from fabric_lite.plugins.environments.variables import MissingVariableError
 from fabric_lite.plugins.precision.precision import (
     _PRECISION_INPUT as _PRECISION_INPUT,
 )
@@ -38,15 +34,10 @@ from fabric_lite.utilities.rank_zero import rank_zero_warn
 
 _PLUGIN_INPUT = Precision | ClusterEnvironment | CheckpointIO
 
-_log = logging.getLogger(__name__)
-
-# What Lightning Fabric has by these names, and why there is nothing to choose here.
-_ONE_PROCESS = "this version runs in one process: use `devices=1, strategy='auto'`"
+# What Lightning Fabric has by names that begin so, and what there is instead.
 _NOT_HERE = {
-    "ddp": _ONE_PROCESS,
-    "fsdp": _ONE_PROCESS,
-    "dp": f"DataParallel is not in fabric-lite, DistributedDataParallel is to come; {_ONE_PROCESS}",
-    "deepspeed": f"DeepSpeed is not in fabric-lite, sharding by torch is to come; {_ONE_PROCESS}",
+    "dp": "DataParallel is not in fabric-lite; `strategy='ddp'`, a process for each device, does the same faster",
+    "deepspeed": "DeepSpeed is not in fabric-lite; `strategy='fsdp'` shards parameters, gradients and optimizer states",
     "xla": "TPUs are not in fabric-lite, Lightning Fabric has them",
     "tpu": "TPUs are not in fabric-lite, Lightning Fabric has them",
 }
@@ -103,7 +94,7 @@ def make_plan(
     Raises:
         ValueError: For a name that is not known, or arguments that contradict each other.
         TypeError: For a plugin or devices of another kind.
-        RuntimeError: For hardware that is not there.
+        RuntimeError: For hardware that is not there, or processes that cannot be started here.
     """
     accelerator = _from_environment("accelerator", accelerator, default="auto")
     strategy = _from_environment("strategy", strategy, default="auto")
@@ -126,13 +117,12 @@ def make_plan(
                 f" `precision={precision!r}`. Keep one of them."
             )
     hardware, parallel_devices = _choose_devices(accelerator, devices, strategy)
-    environment = parts.get(ClusterEnvironment) or _detect_environment()
-    if not isinstance(strategy, Strategy):
-        strategy = _choose_strategy(strategy, parallel_devices, num_nodes)
-    numbers = parts.get(Precision) or _choose_precision(name or "32-true", parallel_devices[0].type)
+    environment = choose_environment(parts.get(ClusterEnvironment))
+    chosen = _choose_strategy(strategy, parallel_devices, num_nodes)
+    numbers = parts.get(Precision) or chosen.make_precision(name or "32-true", parallel_devices[0].type)
     plan = Plan(
         accelerator=hardware,
-        strategy=strategy,
+        strategy=chosen,
         precision=numbers,
         precision_input=numbers.precision,
         parallel_devices=parallel_devices,
@@ -140,6 +130,7 @@ def make_plan(
         num_nodes=num_nodes,
     )
     _equip(plan, parts.get(CheckpointIO))
+    _check_processes(plan, strategy)
     return plan
 
 
@@ -163,6 +154,8 @@ def _is_using_cli() -> bool:
 
 def _check_num_nodes(num_nodes: object) -> int:
     """A number of machines."""
+    if isinstance(num_nodes, str) and ":" in num_nodes:  # `fabric-lite run --num-nodes MIN:MAX`: torchrun has counted
+        num_nodes = os.environ.get("GROUP_WORLD_SIZE", num_nodes)
     number = int(num_nodes) if isinstance(num_nodes, str) and num_nodes.strip().isdecimal() else num_nodes
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"`Fabric(num_nodes={num_nodes!r})`: pass the number of machines, an integer above 0.")
@@ -262,7 +255,7 @@ def _choose_devices(
         raise ValueError(f"`Fabric(devices={devices!r})` leaves nothing to run on. Ask for at least one device.")
     if devices == "auto":
         # A notebook has one process, and cannot be run again in others.
-        devices = 1 if hasattr(sys, "ps1") or sys.flags.interactive else kind.auto_device_count()
+        devices = 1 if _is_interactive() else kind.auto_device_count()
     parsed = kind.parse_devices(devices)
     return accelerator, own or tuple(kind.get_parallel_devices(parsed))
 
@@ -287,47 +280,20 @@ def _find_hardware(name: str) -> Accelerator:
     )
 
 
-def _detect_environment() -> ClusterEnvironment:
-    """Where this process runs."""
-    if os.environ.get("FABRIC_LITE_ENV") == "none":
-        _log.info("cluster environment: none, because FABRIC_LITE_ENV=none switches detection off")
-    else:
-        _log.info("cluster environment: none, because no launcher or scheduler left its variables")
-    return LightningEnvironment()
+def _is_interactive() -> bool:
+    """Whether this is a notebook or a prompt (``ps1``), or ``python -i``."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
-def _choose_strategy(name: str, devices: tuple[torch.device, ...], num_nodes: int) -> Strategy:
+def _choose_strategy(strategy: str | Strategy, devices: tuple[torch.device, ...], num_nodes: int) -> Strategy:
     """The strategy of a name, or the plain one for this many devices."""
-    if name == "auto" and len(devices) == 1 and num_nodes == 1:
+    if isinstance(strategy, Strategy):
+        return strategy
+    if strategy == "auto" and len(devices) == 1 and num_nodes == 1:
         return SingleDeviceStrategy(devices[0])
-    if name == "auto":
-        name = "ddp"
-    if name not in STRATEGY_REGISTRY:
-        raise ValueError(
-            f"`Fabric(devices={len(devices)}, num_nodes={num_nodes})` needs several processes, but {_ONE_PROCESS}."
-        )
-    return cast(Strategy, STRATEGY_REGISTRY.get(name))
-
-
-def _choose_precision(name: _PRECISION_INPUT_STR, device_type: str) -> Precision:
-    """The precision of a name."""
-    if name == "32-true":
-        return Precision()
-    if name == "64-true":
-        return DoublePrecision()
-    if name in ("16-true", "bf16-true"):
-        return HalfPrecision(name)
-    if name == "16-mixed" and device_type == "cpu":
-        rank_zero_warn(
-            "`Fabric(accelerator='cpu', precision='16-mixed')` runs as 'bf16-mixed': float16 is slow on a CPU."
-            " Write `precision='bf16-mixed'`."
-        )
-        name = "bf16-mixed"
-    if name in ("16-mixed", "bf16-mixed"):
-        return MixedPrecision(name, device=device_type)
-    return TransformerEnginePrecision(
-        weights_dtype=torch.float16 if name == "transformer-engine-float16" else torch.bfloat16
-    )
+    if strategy == "auto":
+        strategy = "ddp_notebook" if num_nodes == 1 and _is_interactive() else "ddp"
+    return cast(Strategy, STRATEGY_REGISTRY.get(strategy))
 
 
 def _equip(plan: Plan, checkpoint_io: CheckpointIO | None) -> None:
@@ -338,3 +304,36 @@ def _equip(plan: Plan, checkpoint_io: CheckpointIO | None) -> None:
     if checkpoint_io is not None:
         strategy.checkpoint_io = checkpoint_io
     strategy.connect(plan.parallel_devices, plan.cluster_environment, plan.num_nodes)
+
+
+def _check_processes(plan: Plan, asked: str | Strategy) -> None:
+    """Raise if the processes that the strategy needs cannot be, or are not those that somebody has started."""
+    environment, launcher = plan.cluster_environment, plan.strategy.launcher
+    devices = len(plan.parallel_devices)
+    name = f"strategy={asked!r}" if isinstance(asked, str) else f"{type(asked).__name__}(...)"
+    if launcher is None:
+        if asked == "auto" and environment.creates_processes_externally:
+            _warn_if_alone(environment)
+        return
+    if plan.parallel_devices[0].type == "mps":
+        raise ValueError(
+            f"`Fabric({name}, accelerator='mps')`: processes on MPS cannot speak to each other. Write"
+            " `Fabric(accelerator='mps', devices=1)`, or `accelerator='cpu'`."
+        )
+    environment.validate_settings(num_devices=devices, num_nodes=plan.num_nodes)
+    if _is_interactive() and not launcher.is_interactive_compatible:
+        raise RuntimeError(
+            f"`Fabric({name}, devices={devices})` runs the script again in other processes, and a notebook or prompt is"
+            " no script. Write `Fabric(strategy='ddp_notebook')`, or run a script. A function that is called in"
+            " processes of your own can make its `Fabric` there."
+        )
+
+
+def _warn_if_alone(environment: ClusterEnvironment) -> None:
+    """Warn if somebody has started several processes, and the script is for one."""
+    try:
+        environment.validate_settings(num_devices=1, num_nodes=1)
+    except MissingVariableError:
+        return  # one process needs no variables
+    except ValueError as error:
+        rank_zero_warn(f"Each process runs alone. {error}")

@@ -11,7 +11,11 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 
 from fabric_lite.utilities.data import has_iterable_dataset
 from fabric_lite.utilities.rank_zero import rank_zero_warn
+from fabric_lite.utilities.samplers import DistributedSamplerWrapper
 from fabric_lite.utilities.seed import pl_worker_init_function
+
+# What samplers and streams that give each process its share call the number of processes, and their own.
+_SHARES = (("num_replicas", "rank"), ("world_size", "rank"), ("num_processes", "process_index"))
 
 
 def prepare_dataloader(
@@ -21,30 +25,32 @@ def prepare_dataloader(
 
     Args:
         dataloader: Any `DataLoader`, of any subclass. It stays as it is.
-        sampler_kwargs: Arguments of `DistributedSampler`; None to keep the sampler that it has.
+        sampler_kwargs: Arguments of `DistributedSampler`; None to keep the sampler that it has, as one process does.
         rank: Index of this process among all.
 
     Returns:
         The same object if nothing is to change, else a shallow copy of it.
     """
     changes: dict[str, Any] = {}
-    if sampler_kwargs is not None and has_iterable_dataset(dataloader):
-        if rank == 0:
-            _warn_of_copies(dataloader.dataset, sampler_kwargs)
-    elif sampler_kwargs is not None:
-        changes.update(_shard(dataloader, sampler_kwargs))
+    if sampler_kwargs is not None and sampler_kwargs.get("num_replicas") != 1:
+        if not has_iterable_dataset(dataloader):
+            changes.update(_shard(dataloader, sampler_kwargs))
+        elif rank == 0:
+            _warn_of_copies(dataloader.dataset)
     if dataloader.worker_init_fn is None and int(os.environ.get("PL_SEED_WORKERS", "0")):
-        changes["worker_init_fn"] = partial(pl_worker_init_function, rank=rank)
+        # Processes that get the same samples, as those of a tensor-parallel group, draw the same numbers for them.
+        share = rank if sampler_kwargs is None else sampler_kwargs.get("rank", rank)
+        changes["worker_init_fn"] = partial(pl_worker_init_function, rank=share)
     return _copy_with(dataloader, changes) if changes else dataloader
 
 
-def _warn_of_copies(dataset: object, kwargs: dict[str, Any]) -> None:
+def _warn_of_copies(dataset: object) -> None:
     """Say so if each of several processes would read the whole of a stream."""
-    if kwargs.get("num_replicas", 1) > 1 and not _is_sharded(dataset):
+    if not _is_sharded(dataset):
         rank_zero_warn(
-            f"Each of the {kwargs['num_replicas']} processes reads the whole of the stream"
-            f" `{type(dataset).__name__}`. Yield a share of it in each, by `fabric.global_rank` and"
-            " `fabric.world_size`; attributes `num_replicas` and `rank` of the dataset say that it does."
+            f"Each process reads the whole of the stream `{type(dataset).__name__}`. Yield a share of it in each, by"
+            " `fabric.global_rank` and `fabric.world_size`; attributes `num_replicas` and `rank` of the dataset say"
+            " that it does."
         )
 
 
@@ -75,8 +81,6 @@ def _shard(dataloader: DataLoader[Any], kwargs: dict[str, Any]) -> dict[str, Any
     if is_random or type(sampler) is SequentialSampler:
         share: DistributedSampler[Any] = DistributedSampler(dataloader.dataset, **kwargs)
     else:
-        from fabric_lite.utilities.distributed import DistributedSamplerWrapper
-
         share = DistributedSamplerWrapper(sampler, **kwargs)
     if batch_sampler is None:
         return {"sampler": share}
@@ -94,7 +98,7 @@ def _shard(dataloader: DataLoader[Any], kwargs: dict[str, Any]) -> dict[str, Any
 def _is_sharded(sampler: object) -> bool:
     """Whether a sampler, or one inside of it, already gives each process its share."""
     while sampler is not None:
-        if hasattr(sampler, "num_replicas") and hasattr(sampler, "rank"):
+        if any(all(hasattr(sampler, name) for name in names) for names in _SHARES):
             return True
         inner = getattr(sampler, "sampler", None)
         sampler = inner if inner is not None else getattr(sampler, "batch_sampler", None)

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 import hypothesis
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 
 def children() -> set[int | None]:
-    """The ids of this process's children, without the helper that multiprocessing keeps for good."""
+    """The ids of this process's children, without the helpers that multiprocessing keeps for good."""
     own = {process.pid for process in multiprocessing.active_children()}  # and collects those that have ended
     if not Path("/proc/self/stat").exists():
         return own
@@ -45,7 +45,8 @@ def children() -> set[int | None]:
             continue  # it ended while we looked
         if int(parent) == os.getpid():
             found.add(int(stat.parent.name))
-    return found - {getattr(resource_tracker._resource_tracker, "_pid", None)}
+    helpers = (resource_tracker._resource_tracker, "_pid"), (forkserver._forkserver, "_forkserver_pid")
+    return found - {getattr(helper, name, None) for helper, name in helpers}
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from fabric_lite.plugins import (
     Precision,
     TorchCheckpointIO,
 )
-from fabric_lite.plugins.environments import LightningEnvironment
-from fabric_lite.strategies import STRATEGY_REGISTRY, ParallelStrategy, SingleDeviceStrategy, Strategy
+from fabric_lite.plugins.environments import KubeflowEnvironment, LightningEnvironment
+from fabric_lite.strategies import STRATEGY_REGISTRY, DDPStrategy, ParallelStrategy, SingleDeviceStrategy, Strategy
 
 NAMES = ("ACCELERATOR", "STRATEGY", "DEVICES", "NUM_NODES", "PRECISION", "CLI_USED")
 CPU = torch.device("cpu")
@@ -182,13 +182,10 @@ class TestStrategy:
     @pytest.mark.parametrize(
         ("name", "instead"),
         [
-            ("ddp", "this version runs in one process: use `devices=1"),
-            ("ddp_spawn", "this version runs in one process: use `devices=1"),
-            ("fsdp", "this version runs in one process: use `devices=1"),
-            ("dp", "DataParallel is not in fabric-lite.* use `devices=1"),
-            ("DP", "DataParallel is not in fabric-lite.* use `devices=1"),
-            ("deepspeed", "DeepSpeed is not in fabric-lite.* use `devices=1"),
-            ("deepspeed_stage_2_offload", "DeepSpeed is not in fabric-lite.* use `devices=1"),
+            ("dp", "DataParallel is not in fabric-lite; `strategy='ddp'`"),
+            ("DP", "DataParallel is not in fabric-lite; `strategy='ddp'`"),
+            ("deepspeed", "DeepSpeed is not in fabric-lite; `strategy='fsdp'` shards"),
+            ("deepspeed_stage_2_offload", "DeepSpeed is not in fabric-lite; `strategy='fsdp'` shards"),
             ("xla", "TPUs are not in fabric-lite, Lightning Fabric has them"),
             ("xla_fsdp", "TPUs are not in fabric-lite"),
         ],
@@ -214,7 +211,7 @@ class TestStrategy:
     def test_a_registered_one_is_made_with_its_arguments(self, several: str) -> None:
         plan = make_plan(accelerator="cpu", strategy=several, devices=3, num_nodes=2)
         assert isinstance(plan.strategy, Several)
-        assert (plan.strategy.color, plan.strategy._num_nodes) == ("blue", 2)
+        assert (plan.strategy.color, plan.strategy.num_nodes) == ("blue", 2)
         assert plan.strategy.parallel_devices == [CPU] * 3
         assert plan.strategy.cluster_environment is plan.cluster_environment
 
@@ -235,12 +232,106 @@ class TestStrategy:
         with pytest.raises(ValueError, match="strategy='short'"):
             make_plan(strategy="short")
 
-    @pytest.mark.parametrize("arguments", [{"devices": 2}, {"num_nodes": 2}])
-    def test_several_processes_are_not_there_yet(self, arguments: dict[str, int]) -> None:
-        devices, nodes = arguments.get("devices", 1), arguments.get("num_nodes", 1)
-        message = rf"`Fabric\(devices={devices}, num_nodes={nodes}\)` needs several processes.*use `devices=1"
-        with pytest.raises(ValueError, match=message):
-            make_plan(accelerator="cpu", **arguments)  # type: ignore[arg-type]
+    def test_the_precision_is_asked_of_the_strategy(self) -> None:
+        class Own(SingleDeviceStrategy):
+            def make_precision(self, name: Any, device_type: str) -> Precision:
+                self.asked = name, device_type
+                return HalfPrecision("bf16-true")
+
+        strategy = Own("cpu")
+        plan = make_plan(accelerator="cpu", strategy=strategy, precision="16-mixed")
+        assert strategy.asked == ("16-mixed", "cpu")
+        assert plan.precision is strategy.precision
+        assert plan.precision_input == "bf16-true"
+
+
+class OneOfTwo(LightningEnvironment):
+    """The first of two processes, which somebody else has started."""
+
+    creates_processes_externally = True  # type: ignore[assignment]
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        if num_devices * num_nodes != 2:
+            raise ValueError(f"It is for {num_devices * num_nodes}.")
+
+
+class TestManyProcesses:
+    @pytest.mark.parametrize(
+        ("arguments", "processes", "start_method"),
+        [
+            ({"devices": 2}, 2, "popen"),
+            ({"devices": "2", "num_nodes": "2"}, 4, "popen"),
+            ({"num_nodes": 2}, 2, "popen"),
+            ({"strategy": "ddp"}, 1, "popen"),
+            ({"strategy": "DDP", "devices": 3}, 3, "popen"),
+            ({"strategy": "ddp_spawn", "devices": 2}, 2, "spawn"),
+            ({"strategy": "ddp_fork", "devices": 2}, 2, "fork"),
+            ({"strategy": "ddp_notebook", "devices": 2}, 2, "fork"),
+            ({"strategy": "ddp_find_unused_parameters_true", "devices": 2}, 2, "popen"),
+        ],
+    )
+    def test_ddp_by_name_and_by_default(
+        self, arguments: Any, processes: int, start_method: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "NODE_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        strategy: Any = make_plan(**{"accelerator": "cpu", "devices": 1, **arguments}).strategy
+        assert type(strategy) is DDPStrategy
+        assert (strategy.world_size, strategy._start_method) == (processes, start_method)
+        assert strategy.launcher is not None
+
+    def test_several_machines_that_do_not_know_each_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ValueError, match=r"num_nodes=2\)`: MASTER_ADDR, MASTER_PORT, NODE_RANK must say"):
+            make_plan(accelerator="cpu", devices=1, num_nodes=2)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        with pytest.raises(ValueError, match=r"num_nodes=2\)`: MASTER_PORT, NODE_RANK must say .*`fabric-lite run`"):
+            make_plan(accelerator="cpu", devices=1, num_nodes=2)
+
+    @pytest.mark.parametrize(("devices", "nodes", "start_method"), [(2, 1, "fork"), (2, 2, "popen")])
+    def test_at_a_prompt(self, devices: int, nodes: int, start_method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "NODE_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        if start_method == "fork":
+            plan: Any = make_plan(accelerator="cpu", devices=devices, num_nodes=nodes)
+            assert plan.strategy._start_method == start_method
+        else:
+            with pytest.raises(RuntimeError, match=r"strategy='auto'.*notebook or prompt is no script"):
+                make_plan(accelerator="cpu", devices=devices, num_nodes=nodes)
+
+    @pytest.mark.parametrize("name", ["ddp", "ddp_spawn"])
+    def test_what_does_not_work_at_a_prompt(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        with pytest.raises(RuntimeError) as error:
+            make_plan(accelerator="cpu", strategy=name, devices=2)
+        assert f"`Fabric(strategy='{name}', devices=2)`" in str(error.value)
+        assert "Write `Fabric(strategy='ddp_notebook')`, or run a script" in str(error.value)
+        with pytest.raises(RuntimeError, match=r"`Fabric\(DDPStrategy\(...\), devices=2\)`"):
+            make_plan(accelerator="cpu", strategy=DDPStrategy(), devices=2)
+
+    def test_mps_has_one_process(self) -> None:
+        strategy = DDPStrategy(parallel_devices=[torch.device("mps", 0)], accelerator=CPUAccelerator())
+        with pytest.raises(
+            ValueError, match=r"MPS cannot speak to each other. Write `Fabric\(accelerator='mps', devic"
+        ):
+            make_plan(strategy=strategy)
+
+    def test_as_many_as_were_started(self) -> None:
+        assert make_plan(accelerator="cpu", devices=2, plugins=OneOfTwo()).strategy.launcher is not None
+        with pytest.raises(ValueError, match="It is for 3"):
+            make_plan(accelerator="cpu", devices=3, plugins=OneOfTwo())
+        with pytest.raises(ValueError, match="It is for 1"):
+            make_plan(accelerator="cpu", strategy="ddp", devices=1, plugins=OneOfTwo())
+
+    def test_one_of_several_that_runs_alone_is_told_so(self) -> None:
+        with pytest.warns(UserWarning, match="Each process runs alone. It is for 1"):
+            assert isinstance(make_plan(accelerator="cpu", plugins=OneOfTwo()).strategy, SingleDeviceStrategy)
+        # who asks for one device by name means it
+        make_plan(accelerator="cpu", strategy=SingleDeviceStrategy("cpu"), plugins=OneOfTwo())
+
+    def test_one_process_needs_no_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        make_plan(accelerator="cpu", plugins=KubeflowEnvironment())
 
 
 class TestPartsOfAStrategy:

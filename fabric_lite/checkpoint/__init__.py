@@ -1,3 +1,5 @@
 """What is in a checkpoint, and how it goes back into the objects that it came from."""
 
-__all__: list[str] = []
+from fabric_lite.plugins.io.errors import CheckpointError, UnsafeCheckpointError
+
+__all__ = ["CheckpointError", "UnsafeCheckpointError"]

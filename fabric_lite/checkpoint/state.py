@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
 
+from fabric_lite.checkpoint.fit import LoadModule, check_module, check_optimizer
+from fabric_lite.utilities.rank_zero import rank_zero_info
 from fabric_lite.utilities.types import _Stateful
 
 Filter = Mapping[str, Callable[[str, Any], bool]]
@@ -37,16 +39,14 @@ def collect(
     return collected
 
 
-def restore(
-    checkpoint: dict[str, Any],
-    state: dict[str, Any],
-    strict: bool,
-    load_module: Callable[[nn.Module, dict[str, Any]], None],
-) -> dict[str, Any]:
+def restore(checkpoint: dict[str, Any], state: dict[str, Any], strict: bool, load_module: LoadModule) -> dict[str, Any]:
     """Give objects their state back, in place; plain values are replaced in the dictionary.
 
+    All of it is checked before the first of them changes. Objects that are neither modules nor optimizers, of which
+    nothing can be known, come last.
+
     Args:
-        checkpoint: What was saved, by name. It is used up.
+        checkpoint: What was saved, by name.
         state: Objects by name.
         strict: Whether each name must be in the checkpoint.
         load_module: Gives a module its state back.
@@ -56,12 +56,64 @@ def restore(
 
     Raises:
         KeyError: If a name is missing and ``strict`` is set.
+        RuntimeError: If the state of a module does not fit.
+        ValueError: If that of an optimizer, or the length of a list with objects, does not fit.
     """
     _validate_keys_for_strict_loading(state, checkpoint, strict=strict)
+    wanted = {name: state[name] for name in state if name in checkpoint}
+    pairs = [pair for name, obj in wanted.items() for pair in _pairs(obj, checkpoint[name], f"state[{name!r}]", strict)]
 
-    for name in [name for name in state if name in checkpoint]:
-        state[name] = _restored(state[name], checkpoint.pop(name), strict, load_module)
-    return checkpoint
+    def load_values() -> None:
+        state.update({name: _restored(obj, checkpoint[name]) for name, obj in wanted.items()})
+
+    load_objects(pairs, load_module, load_values)
+    if absent := [f"state[{name!r}]" for name in state if name not in wanted]:
+        rank_zero_info(f"The checkpoint has no {', '.join(absent)}: left as it was.")
+    return {name: value for name, value in checkpoint.items() if name not in wanted}
+
+
+class Pair(NamedTuple):
+    """An object with a state of its own, and what was saved of it.
+
+    Attributes:
+        obj: The object.
+        saved: What was saved.
+        where: What to call it in an error.
+    """
+
+    obj: Any
+    saved: Any
+    where: str
+
+
+def load_objects(pairs: Iterable[Pair], load_module: LoadModule, load_values: Callable[[], None] | None = None) -> None:
+    """Check that what was saved fits, and only then load it.
+
+    Args:
+        pairs: The objects, and what was saved of them.
+        load_module: Gives a module its state back.
+        load_values: Gives plain values back; called before the objects that are neither module nor optimizer.
+    """
+    modules: list[Pair] = []
+    optimizers: list[Pair] = []
+    others: list[Pair] = []
+    for pair in pairs:
+        kind = modules if isinstance(pair.obj, nn.Module) else optimizers if isinstance(pair.obj, Optimizer) else others
+        kind.append(pair)
+    reports = [(where, check_module(module, saved, where, load_module)) for module, saved, where in modules]
+    for optimizer, saved, where in optimizers:
+        check_optimizer(optimizer, saved, where)
+    for module, saved, _ in modules:
+        load_module(module, saved)
+    for optimizer, saved, _ in optimizers:
+        optimizer.load_state_dict(saved)
+    if load_values is not None:
+        load_values()
+    for obj, saved, _ in others:
+        obj.load_state_dict(saved)
+    for where, keys in reports:
+        if keys:
+            rank_zero_info(f"{where} was loaded in part: {', '.join(keys)}.")
 
 
 def keep_plain_values(state: Any, restored: Any) -> None:
@@ -97,22 +149,45 @@ def _state_of(
     return [_state_of(value, module_state, optimizer_state) for value in obj]
 
 
-def _restored(obj: Any, saved: Any, strict: bool, load_module: Callable[[nn.Module, dict[str, Any]], None]) -> Any:
-    """The object with its state back, or what was saved if it has none of its own."""
-    if isinstance(obj, nn.Module):
-        load_module(obj, saved)
-    elif isinstance(obj, _Stateful):
-        obj.load_state_dict(saved)
-    elif not _holds_state(obj):
-        return saved
-    elif isinstance(obj, dict):
+def _pairs(obj: Any, saved: Any, where: str, strict: bool) -> Iterator[Pair]:
+    """The objects with a state of their own, in plain containers, too, with what was saved of each.
+
+    Raises:
+        KeyError: If the container that was saved does not have a key, and ``strict`` is set.
+        ValueError: If it is another kind of container, or of another length.
+    """
+    if isinstance(obj, (nn.Module, _Stateful)):
+        yield Pair(obj, saved, where)
+        return
+    if not _holds_state(obj):
+        return
+    kind: type[Any] | tuple[type[Any], ...] = Mapping if isinstance(obj, dict) else (list, tuple)
+    if not isinstance(saved, kind) or (not isinstance(obj, dict) and len(obj) != len(saved)):
+        size = "" if isinstance(obj, dict) else f" of {len(obj)}"
+        saved_size = f" of {len(saved)}" if isinstance(saved, (dict, list, tuple)) else ""
+        raise ValueError(
+            f"{where} is a {type(obj).__name__}{size} with objects in it, and the checkpoint has a"
+            f" {type(saved).__name__}{saved_size} there. Nothing was loaded. Pass as many objects as were saved."
+        )
+    if isinstance(obj, dict):
         _validate_keys_for_strict_loading(obj, saved, strict=strict)
+    keys: Iterable[Any] = [key for key in obj if key in saved] if isinstance(obj, dict) else range(len(obj))
+    for key in keys:
+        yield from _pairs(obj[key], saved[key], f"{where}[{key!r}]", strict)
+
+
+def _restored(obj: Any, saved: Any) -> Any:
+    """The object, if it has a state of its own, or what was saved; in plain containers, of each object in it."""
+    if isinstance(obj, (nn.Module, _Stateful)):
+        return obj
+    if not _holds_state(obj):
+        return saved
+    if isinstance(obj, dict):
         for key, value in saved.items():
-            obj[key] = _restored(obj[key], value, strict, load_module) if key in obj else value
-    else:
-        values = [_restored(part, value, strict, load_module) for part, value in zip(obj, saved, strict=True)]
-        return values if isinstance(obj, list) else obj
-    return obj
+            obj[key] = _restored(obj[key], value) if key in obj else value
+        return obj
+    values = [_restored(part, value) for part, value in zip(obj, saved, strict=True)]
+    return values if isinstance(obj, list) else obj
 
 
 def _holds_state(obj: Any) -> bool:

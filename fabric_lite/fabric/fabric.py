@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 from fabric_lite.accelerators import Accelerator
-from fabric_lite.checkpoint.state import keep_plain_values, validate_filter
 from fabric_lite.connector import _PLUGIN_INPUT, _PRECISION_INPUT, make_plan
-from fabric_lite.fabric.setup import _Setup
+from fabric_lite.fabric.checkpoints import _Checkpoints
 from fabric_lite.hooks import Callbacks, Executor, Guard
 from fabric_lite.strategies import Strategy
 from fabric_lite.utilities.seed import seed_everything
 from fabric_lite.utilities.threads import carry_torch_state
-from fabric_lite.utilities.types import _PATH, _Stateful
-from fabric_lite.wrappers import (
-    _unwrap_objects,
-)
 
 # Which callback creates an entry of `cbstate`, for the error that misses it.
 _CREATORS = {
@@ -31,7 +26,7 @@ _CREATORS = {
 }
 
 
-class Fabric(_Setup):
+class Fabric(_Checkpoints):
     """Runs a PyTorch training loop on any device, in any precision, on one process or many.
 
     Args:
@@ -138,73 +133,6 @@ class Fabric(_Setup):
             The seed.
         """
         return seed_everything(seed=seed, workers=True if workers is None else workers, verbose=verbose)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------
-
-    def save(
-        self, path: _PATH, state: dict[str, Any], filter: Mapping[str, Callable[[str, Any], bool]] | None = None
-    ) -> None:
-        """Write a checkpoint. All processes have to call it.
-
-        Args:
-            path: Where.
-            state: Objects by name. Modules, optimizers and everything else with a ``state_dict`` are saved by it,
-                other values as they are.
-            filter: For a name, a function ``(key, value) -> bool`` that says what of its state is saved.
-
-        Raises:
-            TypeError: If the filter is no dictionary of functions.
-            ValueError: If it has a name that the state has not.
-        """
-        if filter is not None:
-            validate_filter(filter, state)
-        self._strategy.save_checkpoint(path=path, state=_unwrap_objects(state), filter=filter)
-        self.barrier()
-
-    def load(
-        self, path: _PATH, state: dict[str, Any] | None = None, strict: bool = True, *, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint, and give objects their state back. All processes have to call it.
-
-        Args:
-            path: Where it is.
-            state: Objects by name. What has no ``load_state_dict`` is replaced in the dictionary.
-            strict: Whether each name must be in the checkpoint, and the keys of modules must match.
-            weights_only: Whether to refuse everything but tensors and plain values. None means True.
-
-        Returns:
-            What of the checkpoint no object took; without a state, all of it.
-
-        Raises:
-            FileNotFoundError: If it is not there.
-            KeyError: If a name of the state is not in it, and ``strict`` is set.
-        """
-        bare = None if state is None else {name: _unwrap_objects(obj) for name, obj in state.items()}
-        remainder = self._strategy.load_checkpoint(path=path, state=bare, strict=strict, weights_only=weights_only)
-        self.barrier()
-        if state is not None and bare is not None:
-            keep_plain_values(state, bare)
-        return remainder
-
-    def load_raw(self, path: _PATH, obj: Any, strict: bool = True, *, weights_only: bool | None = None) -> None:
-        """Load a file that holds the state of one module or optimizer and nothing else.
-
-        Args:
-            path: Where it is.
-            obj: The module or optimizer, or another object with ``load_state_dict``.
-            strict: Whether the keys of a module must match.
-            weights_only: Whether to refuse everything but tensors and plain values. None means True.
-
-        Raises:
-            TypeError: If the object has no ``load_state_dict``.
-        """
-        bare = _unwrap_objects(obj)
-        if not isinstance(bare, _Stateful):
-            raise TypeError(
-                f"`fabric.load_raw({str(path)!r}, {obj!r})`: pass a module or optimizer, or another object"
-                " with `load_state_dict`. To read a checkpoint as it is, use `fabric.load(path)`."
-            )
-        self._strategy.load_checkpoint(path=path, state=bare, strict=strict, weights_only=weights_only)
 
 
 def _make_guard(mode: Literal["on", "off", "strict"]) -> Guard:

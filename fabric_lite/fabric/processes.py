@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -31,6 +32,8 @@ class _Processes:
         self._strategy = plan.strategy
         self._precision = plan.precision
         self._launched = False
+        # Asked now: whoever starts processes of this machine leaves the same variables that are asked for here.
+        self._joins = _is_using_cli() or plan.cluster_environment.creates_processes_externally
         self._environment_ready = False
         self._inside_run = False
         if _is_using_cli():
@@ -39,6 +42,7 @@ class _Processes:
                     f"`{type(self).__name__}.run()` starts the processes, but the command line has started them"
                     " already. Run the script with `python`, or call what `run` does directly."
                 )
+            _end_with_the_command_line()
             self._setup_environment()
             self._launched = True
 
@@ -74,8 +78,15 @@ class _Processes:
 
         Raises:
             TypeError: If it is not a function of at least one argument, or is missing where it is needed.
+            RuntimeError: If this process has launched already, and did not just join.
         """
         launcher = self._strategy.launcher
+        if launcher is not None and self._launched and not self._joins:
+            raise RuntimeError(
+                "`fabric.launch()` was called a second time, but the processes of"
+                f" `{type(self._strategy).__name__}` are running already. Remove this call: what comes after the first"
+                " one, or in its function, runs in all of them."
+            )
         if function is None:
             if launcher is not None and launcher.requires_function:
                 raise TypeError(
@@ -234,6 +245,9 @@ class _Processes:
 
         Args:
             local: Whether each machine has a first process, as for a download to a disk of its own.
+
+        Raises:
+            RuntimeError: If another process failed in the block: those that waited for it do not run it.
         """
         from fabric_lite.utilities.distributed import _InfiniteBarrier
 
@@ -244,6 +258,15 @@ class _Processes:
             yield
             if first:
                 barrier()
+
+
+def _end_with_the_command_line() -> None:
+    """Let this process end when the one that ``fabric-lite run`` started has ended, a SIGKILL included."""
+    from fabric_lite.strategies.launchers.lifeline import end_with
+    from fabric_lite.strategies.launchers.subprocess_script import _STARTER
+
+    if (starter := os.environ.pop(_STARTER, None)) is not None:
+        end_with(int(starter))
 
 
 def _nothing() -> None:

@@ -28,6 +28,8 @@ from fabric_lite.learner.prepare import (
     set_up,
     set_up_data,
 )
+from fabric_lite.learner.progress import Progress
+from fabric_lite.learner.resume import Resumed, find_checkpoint
 from fabric_lite.permissions import (
     CancelEpochException,
     CancelFittingException,
@@ -36,6 +38,7 @@ from fabric_lite.permissions import (
     unwrap,
 )
 from fabric_lite.utilities.rank_zero import rank_zero_warn
+from fabric_lite.utilities.types import _PATH
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Learner:
         callbacks: The callbacks.
         step: The state of the current step, replaced at each: see `Event` for what is there when.
         cbstate: What callbacks share.
+        progress: How far `fit` has come.
         stop_reason: Why fitting was cancelled; None if it was not.
     """
 
@@ -98,7 +102,9 @@ class Learner:
         self.data = set_up_data(self.fabric, data)
         self.step = State()
         self.cbstate = State()
+        self.progress = Progress()
         self.stop_reason: str | None = None
+        self._resumed: Resumed | None = None
         self._phases: list[Phase] = []
         self._add(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks], usedefaultcallbacks)
         self.callbacks.attach(self)
@@ -120,23 +126,26 @@ class Learner:
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def fit(self, epochs: int) -> None:
+    def fit(self, epochs: int, resume: _PATH | None = None) -> None:
         """Train for some epochs, each followed by a validation if there is data for it.
 
         Args:
-            epochs: How many.
+            epochs: How many; with ``resume``, how many in total.
+            resume: A checkpoint of a `Checkpointer` to go on from, or ``"latest"`` for the newest one that is whole in
+                the folder of the one among the callbacks; if there is none yet, training begins at the beginning.
 
         Raises:
-            ValueError: If there is no training data.
+            ValueError: If there is no training data, or no `Checkpointer` that knows where the latest checkpoint is.
         """
         if TrainingPhase.name not in self.data:
             raise ValueError(
                 f"`learner.fit({epochs})` has nothing to train on. Make it `Learner(..., data=(training, validation))`,"
                 " or go through your own data with `learner.run_epoch(TrainingPhase(), data)`."
             )
+        checkpoint = find_checkpoint(self, resume)
         self.stop_reason = None
         try:
-            self._cancellable(self._fit, epochs)
+            self._cancellable(self._fit, epochs, checkpoint)
             self._phases.clear()
             self._cancellable(self.handle, Event.FIT_END)
         except BaseException as error:
@@ -145,12 +154,16 @@ class Learner:
             raise
         self._warn_of_misspelt_hooks()
 
-    def _fit(self, epochs: int) -> None:
+    def _fit(self, epochs: int, checkpoint: _PATH | None) -> None:
+        self.progress.restart()
         self.handle(Event.FIT_BEGIN)
-        for _ in range(epochs):
-            self.run_epoch(TrainingPhase())
-            if ValidationPhase.name in self.data:
-                self.run_epoch(ValidationPhase())
+        if checkpoint is not None:
+            self._resumed = Resumed(self, checkpoint)
+        for _ in range(self.progress.epochs, epochs):
+            for phase in (TrainingPhase(), ValidationPhase()):
+                if phase.name in self.data and phase.name not in self.progress.finished:
+                    self.run_epoch(phase)
+            self.progress.finish_epoch()
 
     def _cancellable(self, function: Callable[..., None], *args: Any) -> None:
         """Call a part of `fit`, and take note of it if it is cancelled."""
@@ -213,13 +226,21 @@ class Learner:
             try:
                 self.handle(Event.EPOCH_BEGIN)
             except CancelEpochException:
-                self.handle(Event.EPOCH_END)
+                self._end_epoch(phase)
                 raise
+            self.progress.begin()
+            if self._resumed is not None:
+                self._resumed.restore(self)
+                self._resumed = None
             try:
                 yield
             except CancelEpochException as reason:
                 _log.debug("an epoch was cancelled: %s", reason)
-            self.handle(Event.EPOCH_END)
+            self._end_epoch(phase)
+
+    def _end_epoch(self, phase: Phase) -> None:
+        self.progress.finish(phase.name)
+        self.handle(Event.EPOCH_END)
 
     @contextmanager
     def step_context(self, phase: Phase, **state: Any) -> Iterator[State]:

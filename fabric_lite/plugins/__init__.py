@@ -4,6 +4,7 @@ from fabric_lite.plugins.environments import ClusterEnvironment
 from fabric_lite.plugins.io import CheckpointIO, TorchCheckpointIO
 from fabric_lite.plugins.precision import (
     DoublePrecision,
+    FSDPPrecision,
     HalfPrecision,
     MixedPrecision,
     Precision,
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointIO",
     "ClusterEnvironment",
     "DoublePrecision",
+    "FSDPPrecision",
     "HalfPrecision",
     "MixedPrecision",
     "Precision",

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from fabric_lite.checkpoint.state import Filter, collect, restore
+from fabric_lite.checkpoint.optimizers import (
+    Names,
+    for_optimizers,
+    number_as_they_come,
+    number_parameters,
+    parameter_names,
+)
+from fabric_lite.checkpoint.sharded import reading
+from fabric_lite.checkpoint.snapshot import Memory, snapshot
+from fabric_lite.checkpoint.state import Filter, Pair, collect, load_objects, restore
 from fabric_lite.plugins.io import CheckpointIO, TorchCheckpointIO
 from fabric_lite.strategies.communication import _Communication
+from fabric_lite.utilities.load import _is_sharded_checkpoint, _load_distributed_checkpoint
 from fabric_lite.utilities.types import _PATH, _Stateful
 
 
@@ -23,6 +35,7 @@ class _Checkpointing(_Communication):
 
     def __init__(self, checkpoint_io: CheckpointIO | None) -> None:
         self._checkpoint_io = checkpoint_io
+        self._snapshot_memory = Memory()
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -54,6 +67,30 @@ class _Checkpointing(_Communication):
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint=converted, path=path, storage_options=storage_options)
 
+    def snapshot_checkpoint(
+        self, path: _PATH, state: dict[str, nn.Module | Optimizer | Any], filter: Filter | None = None
+    ) -> Callable[[], None] | None:
+        """Take a copy of all that `save_checkpoint` would write. Called in all processes.
+
+        Args:
+            path: Where it will be written.
+            state: Objects by name.
+            filter: What of their state is saved.
+
+        Returns:
+            Writes the copy; it may be called in another thread, and speaks to no other process. None if this process
+            has nothing to write.
+        """
+        if type(self).save_checkpoint is not _Checkpointing.save_checkpoint:
+            # Someone else's strategy has a way of its own, which must be gone: it may speak to other processes.
+            self.save_checkpoint(path, state, filter=filter)
+            return None
+        converted = collect(state, filter or {}, self.get_module_state_dict, self.get_optimizer_state)
+        if not self.is_global_zero:
+            return None
+        copied = snapshot(converted, self._snapshot_memory)
+        return partial(self.checkpoint_io.save_checkpoint, checkpoint=copied, path=path)
+
     def load_checkpoint(
         self,
         path: _PATH,
@@ -64,7 +101,7 @@ class _Checkpointing(_Communication):
         """Read a checkpoint and give objects their state back. Called in all processes.
 
         Args:
-            path: Where it is.
+            path: Where it is: a file, or the folder of a sharded checkpoint.
             state: Objects by name; or one module or optimizer, if the file holds just its state. What has no
                 ``load_state_dict`` is replaced in the dictionary.
             strict: Whether each name must be in the checkpoint, and the keys of modules must match.
@@ -73,16 +110,27 @@ class _Checkpointing(_Communication):
         Returns:
             What of the checkpoint no object took.
         """
-        checkpoint = self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
-        if isinstance(state, nn.Module):
-            self.load_module_state_dict(state, checkpoint, strict=strict)
-            return {}
+        checkpoint: dict[str, Any] = self._read_checkpoint(path, weights_only)
+        load_module = partial(self.load_module_state_dict, strict=strict)
+        checkpoint = for_optimizers(checkpoint, state, partial(self._optimizer_state, names=parameter_names(state)))
         if isinstance(state, _Stateful):
-            state.load_state_dict(checkpoint)
+            load_objects([Pair(state, checkpoint, f"`{type(state).__name__}`")], load_module)
             return {}
         if not state:
             return checkpoint
-        return restore(checkpoint, state, strict, load_module=partial(self.load_module_state_dict, strict=strict))
+        return restore(checkpoint, state, strict, load_module)
+
+    def _read_checkpoint(self, path: _PATH, weights_only: bool | None) -> dict[str, Any]:
+        """What was saved, as it is in one file: a sharded checkpoint is read as a whole."""
+        if not _is_sharded_checkpoint(path):
+            return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+        with reading(path):
+            whole: dict[str, Any] = number_as_they_come(_load_distributed_checkpoint(Path(path), weights_only))
+        return whole
+
+    def _optimizer_state(self, optimizer: Optimizer, saved: dict[str, Any], names: Names) -> dict[str, Any]:
+        """What was saved of an optimizer, by one process or many, as its ``load_state_dict`` takes it."""
+        return number_parameters(saved, optimizer, names)
 
     def get_module_state_dict(self, module: nn.Module) -> dict[str, Any]:
         """The state of a module, as it is saved.

@@ -74,6 +74,17 @@ class _Communication(ABC):
             The sender's object.
         """
 
+    def gather_objects(self, obj: Any) -> list[Any]:
+        """Collect an object from all processes.
+
+        Args:
+            obj: Anything that pickles.
+
+        Returns:
+            The objects, by rank.
+        """
+        return [obj]
+
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         """Agree on a decision.
 

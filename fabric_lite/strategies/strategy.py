@@ -18,6 +18,8 @@ from fabric_lite.checkpoint.state import _apply_filter, _validate_keys_for_stric
 from fabric_lite.plugins.environments import ClusterEnvironment
 from fabric_lite.plugins.io import CheckpointIO
 from fabric_lite.plugins.precision import Precision
+from fabric_lite.plugins.precision.by_name import precision_by_name
+from fabric_lite.plugins.precision.precision import _PRECISION_INPUT_STR
 from fabric_lite.strategies.capabilities import _BackwardSyncControl, _Sharded
 from fabric_lite.strategies.checkpointing import _Checkpointing
 from fabric_lite.strategies.communication import TBroadcast, TReduce
@@ -118,6 +120,18 @@ class Strategy(_Checkpointing):
         self._precision = precision
         self.has_plain_precision = precision is None or type(precision) is Precision
 
+    def make_precision(self, name: _PRECISION_INPUT_STR, device_type: str) -> Precision:
+        """Make the plugin for a precision that the user has asked for by name.
+
+        Args:
+            name: Of the precision, in full.
+            device_type: Where the numbers are: ``"cpu"``, ``"cuda"``, ...
+
+        Returns:
+            The plugin.
+        """
+        return precision_by_name(name, device_type)
+
     @classmethod
     def register_strategies(cls, strategy_registry: _StrategyRegistry) -> None:
         """Add this class to a registry under its names.
@@ -189,6 +203,14 @@ class Strategy(_Checkpointing):
             What its step is called on.
         """
         return optimizer
+
+    def register_forward_method(self, module: nn.Module, name: str) -> None:
+        """Take note that a method of a module, which was set up, is called in the place of its forward.
+
+        Args:
+            module: The module as the user passed it.
+            name: Name of the method.
+        """
 
     def process_dataloader(self, dataloader: DataLoader[Any]) -> DataLoader[Any]:
         """Wrap a dataloader.

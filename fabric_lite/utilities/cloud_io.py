@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
 import secrets
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-import torch
-
-from fabric_lite.utilities.types import _MAP_LOCATION_TYPE, _PATH
+from fabric_lite.utilities.types import _PATH
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where an open file cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or write elsewhere. What was there before is untouched",
+    errno.EDQUOT: "free some of your quota, or write elsewhere. What was there before is untouched",
+    errno.EFBIG: "raise the limit (`ulimit -f`), or write elsewhere. What was there before is untouched",
+    errno.EACCES: "write to a folder that is yours, or have its permissions changed",
+    errno.EPERM: "write to a folder that is yours, or have its permissions changed",
+    errno.EROFS: "write to a disk that is not mounted read-only",
+    errno.EISDIR: "a folder has the name of the file; remove it, or choose another name",
+    errno.EEXIST: "what is there is in the way; remove it, or choose another name",
+    errno.ENOTDIR: "a file is in the place of a folder of the path; remove it, or choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_REMOTE_SUFFIX = r"\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp"
 
 
 def get_filesystem(path: _PATH, **kwargs: Any) -> AbstractFileSystem:
@@ -95,58 +114,23 @@ def _files(path: _PATH) -> tuple[Any, str]:
     return fs, stripped
 
 
-def _load(
-    path_or_url: IO[bytes] | _PATH,
-    map_location: _MAP_LOCATION_TYPE = None,
-    weights_only: bool | None = None,
-) -> Any:
-    """Load what `torch.save` has written.
-
-    Args:
-        path_or_url: A path, a URL (``https://`` is downloaded into torch's hub cache, others go through fsspec), or an
-            open file.
-        map_location: Where to put the tensors, as `torch.load` takes it.
-        weights_only: False also unpickles arbitrary objects, which can run any code: for files you trust. None means
-            True.
-    """
-    options: Any = {"map_location": map_location, "weights_only": weights_only is not False}
-    if not isinstance(path_or_url, (str, Path)):
-        return torch.load(path_or_url, **options)
-    if (local := _local_path(path_or_url)) is not None:
-        return torch.load(local, **options)
-    if str(path_or_url).startswith(("http://", "https://")):
-        return torch.hub.load_state_dict_from_url(str(path_or_url), **options)
-    fs, path = _files(path_or_url)
-    with fs.open(path, "rb") as file:
-        return torch.load(file, **options)
-
-
-def _atomic_save(checkpoint: Any, filepath: _PATH) -> None:
-    """Write a checkpoint with `torch.save` so that the path holds the old file or the whole new one, never a part.
-
-    Args:
-        checkpoint: Anything that `torch.save` takes.
-        filepath: A path or fsspec URL; missing folders are made.
-
-    Raises:
-        OSError: If the file cannot be written. What was there before is untouched.
-    """
-    with _atomic_open(filepath) as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as error:
-            # torch's zip writer covers up why a write failed: "unexpected pos 704 vs 598"
-            if isinstance(cause := error.__context__, OSError):
-                raise OSError(cause.errno, cause.strerror, str(filepath)) from cause
-            raise
-
-
 @contextmanager
 def _atomic_open(path: _PATH) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its place under the path when the block ends, and vanishes if it raises."""
+    """Open a file for writing that takes its place under the path when the block ends, and vanishes if it raises.
+
+    It can be read and sought in, too. What a killed process has left of such a file is removed.
+
+    Raises:
+        OSError: If it cannot be written, with what to do about it. What was there before is untouched.
+    """
     local = _local_path(path)
-    with _replace_remote(path) if local is None else _replace_local(local) as file:
-        yield file
+    try:
+        with _replace_remote(path) if local is None else _replace_local(local) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise _with_remedy(error, str(path)) from error
 
 
 @contextmanager
@@ -154,18 +138,87 @@ def _replace_local(path: str) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(path)
     if folder:
         os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    _refuse_to_replace(path)
+    _remove_left_overs(folder or os.curdir, name)
+    temporary, file = _open_temporary(folder, name)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl is not None:  # while the lock is held, and nobody takes it for a left-over
+                os.replace(temporary, path)
+        if fcntl is None:  # where an open file cannot be renamed
+            os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     _sync_folder(folder or os.curdir)
+
+
+def _refuse_to_replace(path: str) -> None:
+    """Raise if in the place of the file there is a folder, or a device, which a rename would replace for root."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "Something that is no regular file is in the way", path)
+
+
+def _open_temporary(folder: str, name: str) -> tuple[str, BinaryIO]:
+    """Make the file beside the target that is written first, and lock it while it is open."""
+    while True:
+        path = os.path.join(folder, f".{_stem(name)}.{secrets.token_hex(4)}.tmp")
+        file = open(path, "x+b")  # noqa: SIM115 - the caller closes it
+        if _lock(file, unknown=True) and os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()  # somebody who cleans up was faster than the lock
+
+
+def _lock(file: IO[bytes], unknown: bool) -> bool:
+    """Take the lock of a file.
+
+    Returns:
+        False if another open file has it; ``unknown`` where there are no locks, as on some network filesystems.
+    """
+    if fcntl is None:
+        return unknown
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else unknown
+    return True
+
+
+def _remove_left_overs(folder: str, name: str) -> None:
+    """Remove what killed processes have left of earlier attempts to write a file."""
+    pattern = re.compile(re.escape(f".{_stem(name)}.") + r"[0-9a-f]{8}\.tmp")
+    with os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if pattern.fullmatch(entry.name)]
+    for path in found:
+        with suppress(FileNotFoundError, PermissionError):  # somebody else has removed it; it is another user's
+            with open(path, "r+b") as file:
+                dead = _lock(file, unknown=fcntl is None)  # Windows does not remove what is open
+                if dead and fcntl is not None:
+                    os.unlink(path)
+            if dead and fcntl is None:
+                os.unlink(path)
+
+
+def _stem(name: str) -> str:
+    """What the names of temporary files have of the target's: all of it, unless that leaves no room."""
+    return name if len(os.fsencode(name)) <= 200 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+
+
+def _with_remedy(error: OSError, path: str) -> OSError:
+    """The error with what to do about it, and the path that the user knows."""
+    culprit = str(error.filename or path)
+    named = "" if culprit == path or culprit.endswith(".tmp") else f" ({culprit!r})"
+    return OSError(error.errno, f"{error.strerror}{named}: {_REMEDIES[error.errno or 0]}", path)
 
 
 def _sync_folder(folder: str) -> None:
@@ -185,23 +238,48 @@ def _sync_folder(folder: str) -> None:
 
 @contextmanager
 def _replace_remote(path: _PATH) -> Iterator[IO[bytes]]:
+    # in memory first: some filesystems also end the upload of a file whose writer has raised
+    buffer = io.BytesIO()
+    yield buffer
     fs, target = _files(path)
     if _is_object_storage(fs):
-        # an object shows up when its upload ends, but fsspec also ends the upload of a file whose writer has raised
-        buffer = io.BytesIO()
-        yield buffer
-        fs.pipe_file(target, buffer.getvalue())
+        fs.pipe_file(target, buffer.getvalue())  # the object shows up when the upload ends
         return
-    fs.makedirs(fs._parent(target), exist_ok=True)
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
+    if fs.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    folder = fs._parent(target)
+    fs.makedirs(folder, exist_ok=True)
+    writer = f"{_host()}-{os.getpid()}"
+    for left_over in fs.ls(folder, detail=False):
+        found = re.fullmatch(re.escape(target.rsplit("/", 1)[-1]) + _REMOTE_SUFFIX, left_over.rsplit("/", 1)[-1])
+        if found and found["host"] == _host() and not _is_running(int(found["pid"])):
+            fs.rm_file(left_over)
+    temporary = f"{target}.{writer}-{secrets.token_hex(4)}.tmp"
     try:
-        with fs.open(temporary, "wb") as file:
-            yield file
+        fs.pipe_file(temporary, buffer.getvalue())
         _move(fs, temporary, target)
     except BaseException:
         if fs.exists(temporary):
             fs.rm_file(temporary)
         raise
+
+
+def _host() -> str:
+    """A short name of this machine."""
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is a process with that id on this machine; True where one cannot ask."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _move(fs: AbstractFileSystem, source: str, target: str) -> None:

@@ -42,8 +42,8 @@ def has_len(dataloader: object) -> TypeGuard[Sized]:
     return True
 
 
-def _set_sampler_epoch(dataloader: object, epoch: int) -> None:
-    """Call `set_epoch` on all samplers that a loader's iteration goes through, and on an `IterableDataset`."""
+def _samplers_of(dataloader: object) -> list[Any]:
+    """All samplers that a loader's iteration goes through, each once, the outer ones first."""
     found: dict[int, Any] = {}  # by identity, as samplers may be unhashable
 
     def collect(owner: object) -> None:
@@ -54,10 +54,15 @@ def _set_sampler_epoch(dataloader: object, epoch: int) -> None:
                 collect(sampler)
 
     collect(dataloader)
+    return list(found.values())
+
+
+def _set_sampler_epoch(dataloader: object, epoch: int) -> None:
+    """Call `set_epoch` on all samplers that a loader's iteration goes through, and on an `IterableDataset`."""
+    parts = _samplers_of(dataloader)
     if has_iterable_dataset(dataloader):
-        dataset = dataloader.dataset  # type: ignore[attr-defined]
-        found[id(dataset)] = dataset
-    for obj in found.values():
+        parts.append(dataloader.dataset)  # type: ignore[attr-defined]
+    for obj in parts:
         set_epoch = getattr(obj, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)

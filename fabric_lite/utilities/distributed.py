@@ -8,9 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -18,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DistributedSampler, Sampler
 from typing_extensions import Self
 
 from fabric_lite.utilities.cloud_io import _is_local_file_protocol
-from fabric_lite.utilities.data import _num_cpus_available, sized_len
+from fabric_lite.utilities.data import _num_cpus_available
 from fabric_lite.utilities.rank_zero import rank_zero_info
-from fabric_lite.utilities.types import _PATH, ProcessGroup, ReduceOp
+from fabric_lite.utilities.samplers import DistributedSamplerWrapper
+from fabric_lite.utilities.types import _PATH, ProcessGroup, RedOpType, ReduceOp
 
 if torch.distributed.is_available():
     from torch.distributed import group
@@ -144,13 +142,15 @@ def _gather_all_tensors(result: Tensor, group: ProcessGroup | None = None) -> li
 
 
 def _sync_ddp_if_available(
-    result: Tensor, group: ProcessGroup | None = None, reduce_op: ReduceOp | str | None = None
+    result: Tensor, group: ProcessGroup | None = None, reduce_op: ReduceOp | RedOpType | str | None = None
 ) -> Tensor:
     """As `_sync_ddp`; without initialized processes the tensor itself."""
     return _sync_ddp(result, group, reduce_op) if _distributed_is_initialized() else result
 
 
-def _sync_ddp(result: Tensor, group: ProcessGroup | None = None, reduce_op: ReduceOp | str | None = None) -> Tensor:
+def _sync_ddp(
+    result: Tensor, group: ProcessGroup | None = None, reduce_op: ReduceOp | RedOpType | str | None = None
+) -> Tensor:
     """Reduce a tensor over the processes of a group, in place.
 
     Args:
@@ -274,46 +274,6 @@ def _get_default_process_group_backend_for_device(device: torch.device) -> str:
     return backends.get(device.type, "gloo")
 
 
-class DistributedSamplerWrapper(DistributedSampler[Any]):
-    """Makes any sampler one for several processes: each gets its share of the indices that the sampler yields.
-
-    The order is that of the sampler, which must be the same in all processes. With `shuffle` (which is on by default,
-    as in `DistributedSampler`) it is shuffled once more.
-
-    Args:
-        sampler: A sampler or other iterable, with a length.
-        *args: For `torch.utils.data.DistributedSampler`.
-        **kwargs: For `torch.utils.data.DistributedSampler`.
-
-    Raises:
-        TypeError: If the sampler has no length.
-    """
-
-    def __init__(self, sampler: Sampler[Any] | Iterable[Any], *args: Any, **kwargs: Any) -> None:
-        if sized_len(sampler) is None:
-            raise TypeError(
-                f"The sampler {type(sampler).__name__} has no length, so it cannot be split between processes. Give it"
-                " a `__len__`, or split it yourself and write `setup_dataloaders(…, use_distributed_sampler=False)`."
-            )
-        super().__init__(sampler, *args, **kwargs)  # type: ignore[arg-type]  # of a dataset, only the length is used
-        self._sampler: Any = sampler
-
-    def __iter__(self) -> Iterator[Any]:
-        indices = list(islice(self._sampler, len(self._sampler)))  # drawn anew in each epoch
-        return (indices[i] for i in super().__iter__())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch here and, if it has the method, on the wrapped sampler.
-
-        Args:
-            epoch: The number of the epoch that follows.
-        """
-        super().set_epoch(epoch)
-        set_epoch = getattr(self._sampler, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)
-
-
 def _suggested_max_num_threads(num_processes: int = 1) -> int:
     """Each process's share of the CPU cores, at least 1."""
     if num_processes < 1:
@@ -330,27 +290,55 @@ def _set_num_threads_if_needed(num_processes: int = 1) -> None:
 
 
 class _InfiniteBarrier:
-    """A context whose processes wait for each other at its end, for as long as it takes."""
+    """A context whose processes wait for each other at its end, for as long as it takes.
+
+    If one fails in it, the others fail where they wait, instead of waiting for ever.
+    """
 
     def __init__(self) -> None:
         self.group: Any = None
-        self.barrier: Callable[[], None] = lambda: None
+        self._broken = False
 
     def __call__(self) -> None:
         self.barrier()
+
+    def barrier(self, error: BaseException | None = None) -> None:
+        """Wait for the others, and tell them of an error.
+
+        Args:
+            error: With which this process leaves the context.
+
+        Raises:
+            RuntimeError: If another process left it with an error, and this one did not.
+        """
+        if self.group is None or self._broken:
+            return
+        errors: list[str | None] = [None] * torch.distributed.get_world_size(self.group)
+        mine = None if error is None else f"{type(error).__name__}: {error}"
+        torch.distributed.all_gather_object(errors, mine, group=self.group)
+        rank = next((rank for rank, other in enumerate(errors) if other is not None), None)
+        self._broken = rank is not None
+        if rank is not None and error is None:
+            raise RuntimeError(
+                f"Rank {rank} failed in the block of `fabric.rank_zero_first()`, so that this rank does not go on:"
+                f" {errors[rank]}. The traceback of rank {rank} says where."
+            )
 
     def __enter__(self) -> Self:
         if _distributed_is_initialized():
             # Only with gloo can a timeout be of any length.
             self.group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=10000))
-            self.barrier = self.group.monitored_barrier
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self.barrier()
+            self.barrier(exc)
+        except RuntimeError as lost:
+            if exc is None:
+                raise
+            log.debug(f"no other process could be told of an error: {lost}")  # which must not hide that error
         finally:
             if self.group is not None:
                 torch.distributed.destroy_process_group(self.group)

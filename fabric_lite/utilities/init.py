@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from fabric_lite.utilities.distributed import _is_dtensor
 from fabric_lite.utilities.rank_zero import rank_zero_warn
 from fabric_lite.utilities.types import _DEVICE
 
@@ -83,17 +85,23 @@ def _tied_meta_parameters(module: Module) -> list[list[tuple[Module, str]]]:
 
 
 def _materialize_distributed_module(module: Module, device: torch.device) -> None:
-    """Give memory and initial values to a module whose parameters may be sharded."""
-    if not _has_meta_device_parameters_or_buffers(module):
+    """Give memory and initial values to the meta tensors of a module whose parameters may be sharded.
+
+    Sharded parameters get the values that they would have if they were whole, those of the first process.
+    """
+    empty = [child for child in module.modules() if _has_meta_device_parameters_or_buffers(child, recurse=False)]
+    if not empty:
         return
-    module.to_empty(device=device)  # on the root, as sharded parameters must not be exchanged one module at a time
+    # On the root, as sharded parameters must not be exchanged one module at a time.
+    module._apply(  # type: ignore[no-untyped-call]
+        lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+    )
     uninitialized = set()
-    for submodule in module.modules():
-        if next(_own_tensors(submodule), None) is None:
-            continue
+    for submodule in empty:
         reset_parameters = getattr(submodule, "reset_parameters", None)
         if callable(reset_parameters):
-            reset_parameters()
+            with _whole_parameters(submodule, device):
+                reset_parameters()
         else:
             uninitialized.add(type(submodule).__name__)
     if uninitialized:
@@ -101,6 +109,26 @@ def _materialize_distributed_module(module: Module, device: torch.device) -> Non
             "These modules have no method `reset_parameters(self)`, so their parameters and buffers hold whatever was"
             f" in memory: {', '.join(sorted(uninitialized))}. Write the method, or load a checkpoint before using them."
         )
+
+
+@contextmanager
+def _whole_parameters(module: Module, device: torch.device) -> Iterator[None]:
+    """Under it, a module's own sharded parameters are whole; afterwards the shards have the values that these got."""
+    sharded = {name: p for name, p in module._parameters.items() if p is not None and _is_dtensor(p)}
+    for name, parameter in sharded.items():
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        module._parameters[name] = Parameter(whole, requires_grad=parameter.requires_grad)
+    try:
+        yield
+        from torch.distributed.tensor import distribute_tensor
+
+        for name, parameter in sharded.items():
+            whole = cast(Tensor, module._parameters[name]).detach()
+            torch.distributed.broadcast(whole, 0)
+            spread = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.detach().copy_(spread)
+    finally:
+        module._parameters.update(cast(dict[str, Parameter], sharded))
 
 
 def _has_meta_device_parameters_or_buffers(obj: Module | Optimizer, recurse: bool = True) -> bool:

@@ -150,17 +150,39 @@ def _move_state_into(
             destination[key] = state
 
 
-def _load_distributed_checkpoint(checkpoint_folder: Path) -> dict[str, Any]:
-    """Load a sharded checkpoint as a whole, in one process and into its CPU memory."""
-    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+def _load_distributed_checkpoint(checkpoint_folder: Path, weights_only: bool | None = None) -> dict[str, Any]:
+    """Load a sharded checkpoint as a whole, in one process and into its CPU memory.
 
-    checkpoint: dict[str, Any] = {}
-    reader = FileSystemReader(checkpoint_folder)
-    planner = _EmptyStateDictLoadPlanner()  # type: ignore[no-untyped-call]
-    _load_state_dict(checkpoint, storage_reader=reader, planner=planner, no_dist=True)
-    metadata = checkpoint_folder / _METADATA_FILENAME  # what is not a tensor
-    if metadata.is_file():
-        checkpoint.update(torch.load(metadata, map_location="cpu", weights_only=True))
+    Args:
+        checkpoint_folder: The folder.
+        weights_only: Whether to refuse everything but tensors and plain values. None means True.
+
+    Returns:
+        What was saved, by name; an optimizer's state with names of parameters.
+
+    Raises:
+        FileNotFoundError: If it is no such folder.
+        pickle.UnpicklingError: If something else is in it.
+    """
+    from fabric_lite.utilities.shards import ShardReader, nested
+
+    reader = ShardReader(checkpoint_folder, weights_only=weights_only is not False)
+    paths, tensors = reader.paths(), reader.tensors()
+    targets = {name: torch.empty_like(tensors[name], device="cpu") if name in tensors else None for name in paths}
+    checkpoint = nested(reader.read(targets), paths)
+    checkpoint.update(_load_metadata(checkpoint_folder, weights_only))
     return checkpoint
+
+
+def _load_metadata(checkpoint_folder: Path, weights_only: bool | None = None) -> dict[str, Any]:
+    """Load what is not sharded of a sharded checkpoint."""
+    file = checkpoint_folder / _METADATA_FILENAME
+    if not file.is_file():
+        return {}
+    metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=weights_only is not False)
+    return metadata
+
+
+def _is_sharded_checkpoint(path: _PATH) -> bool:
+    """Whether a path is a folder with a checkpoint in it."""
+    return os.path.isfile(os.path.join(path, ".metadata")) or os.path.isfile(os.path.join(path, _METADATA_FILENAME))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -127,6 +128,52 @@ def _generate_seed_sequence(base_seed: int, worker_id: int, global_rank: int, co
         state = (state * 6364136223846793005 + 1) & _64_BITS
         seeds.append(state)
     return seeds
+
+
+class RNGState:
+    """The global random number generators of Python, NumPy, torch and torch's accelerator, as an object with a state.
+
+    Save it with the rest of a training, ``fabric.save(path, {"model": model, ..., "rng": RNGState()})``, and a run that
+    loads it draws the numbers that the saved one would have drawn next. Each process has its own.
+    """
+
+    differs_by_rank = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the generators, in plain types that a ``weights_only`` load accepts."""
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        states = _collect_rng_states(include_cuda=False)
+        if accelerator is not None:
+            states["device"] = (accelerator.type, torch.get_device_module(accelerator).get_rng_state())
+        return states
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the generators to a saved state.
+
+        Args:
+            state: From `state_dict`. Generators that it does not have stay as they are; that of another kind of
+                accelerator is left out, with a warning.
+
+        Raises:
+            ValueError: If it has not the generators that every process has.
+        """
+        if not {"python", "torch"} <= set(state):
+            raise ValueError(
+                f"The state with {', '.join(map(repr, state)) or 'nothing in it'} is none of random number generators:"
+                " it has no 'python' and 'torch'. Load what `RNGState().state_dict()` returned."
+            )
+        _set_rng_states({name: each for name, each in state.items() if name != "device"})
+        if "device" not in state:
+            return
+        kind, states = state["device"]
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is None or accelerator.type != kind:
+            rank_zero_warn(
+                f"The state of the random number generator of a {kind!r} device cannot be restored on"
+                f" {'the CPU' if accelerator is None else accelerator.type!r}: what is drawn on the device differs."
+            )
+        else:
+            torch.get_device_module(accelerator).set_rng_state(states)
 
 
 def _collect_rng_states(include_cuda: bool = True) -> dict[str, Any]:

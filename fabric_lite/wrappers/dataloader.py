@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from fabric_lite.utilities.apply_func import move_data_to_device
 from fabric_lite.utilities.data import _set_sampler_epoch
+from fabric_lite.wrappers.position import Epoch, continued, draws_of, set_draws
 
 
 class _FabricDataLoader:
@@ -20,13 +21,23 @@ class _FabricDataLoader:
         device: Where the batches go; None to leave them where they are.
     """
 
+    differs_by_rank = True
+    _dataloader: DataLoader[Any]
+    _device: torch.device | None
+    _num_iter_calls: int
+    _epoch: Epoch | None
+    _resume: Epoch | None
+    replay: bool
+
     def __init__(self, dataloader: DataLoader[Any], device: torch.device | None = None) -> None:
-        self.__dict__.update(_dataloader=dataloader, _device=device, _num_iter_calls=0)
+        self.__dict__.update(
+            _dataloader=dataloader, _device=device, _num_iter_calls=0, _epoch=None, _resume=None, replay=False
+        )
 
     @property
     def device(self) -> torch.device | None:
         """Where the batches go; None if they stay where they are."""
-        return self._device  # type: ignore[no-any-return]
+        return self._device
 
     def __len__(self) -> int:
         return len(self._dataloader)
@@ -35,8 +46,66 @@ class _FabricDataLoader:
         # Without it, a sampler that shuffles by the number of the epoch would repeat the first one.
         _set_sampler_epoch(self._dataloader, self._num_iter_calls)
         self._num_iter_calls += 1
-        for batch in self._dataloader:
-            yield batch if self._device is None else move_data_to_device(batch, self._device)
+        epoch, self._resume = self._resume, None
+        if epoch is None:
+            epoch = Epoch(None if self._has_own_state() else draws_of(self._dataloader))
+            batches: Iterator[Any] = iter(self._dataloader)
+        else:
+            batches = continued(self._dataloader, epoch, self.replay)
+        self._epoch = epoch
+        try:
+            for batch in batches:
+                epoch.position += 1
+                yield batch if self._device is None else move_data_to_device(batch, self._device)
+        finally:
+            if self._epoch is epoch:  # and no other one has begun meanwhile
+                self._epoch = None
+
+    def _has_own_state(self) -> bool:
+        return hasattr(self._dataloader, "state_dict") and hasattr(self._dataloader, "load_state_dict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the epoch, the position in it, and what its order is drawn from."""
+        epoch = self._epoch or self._resume
+        begun = self._num_iter_calls - (self._epoch is not None)
+        state = {"epoch": begun, "position": 0 if epoch is None else epoch.position}
+        if self._has_own_state():
+            return {**state, "own": self._dataloader.state_dict()}  # type: ignore[attr-defined]
+        return {**state, "draws": draws_of(self._dataloader) if epoch is None else epoch.draws}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state: the next time that this is iterated over, with the rest of that epoch.
+
+        Args:
+            state: From `state_dict`, of such a dataloader.
+
+        Raises:
+            ValueError: If it is of another kind of dataloader.
+        """
+        key = "own" if self._has_own_state() else "draws"
+        if not {"epoch", "position", key} <= set(state):
+            raise ValueError(
+                f"The state with {', '.join(map(repr, state)) or 'nothing in it'} is not one of a"
+                f" `{type(self._dataloader).__name__}`, which has 'epoch', 'position', {key!r}. Load what was saved of"
+                " such a dataloader."
+            )
+        if key == "own":
+            self._dataloader.load_state_dict(state[key])  # type: ignore[attr-defined]
+        else:
+            set_draws(self._dataloader, state[key])
+        self._resume = Epoch(state.get("draws"), state["position"]) if state["position"] else None
+        self._num_iter_calls = state["epoch"]
+        self._epoch = None
+
+    def adapt_state(self, states: Sequence[Mapping[str, Any]], world_size: int) -> dict[str, Any]:
+        """The state to go on from with another number of processes: as many samples of the epoch have been seen.
+
+        Args:
+            states: Those of the processes that saved.
+            world_size: How many processes there are now.
+        """
+        first = states[0]
+        return {**first, "position": first["position"] * len(states) // world_size}
 
     def __getattr__(self, name: str) -> Any:
         if "_dataloader" not in self.__dict__:  # while it is being copied

@@ -154,7 +154,9 @@ class _FabricModule(_DeviceDtypeModuleMixin):
             raise AttributeError(
                 f"`mark_forward_method({name!r})`: `{type(self.module).__name__}` has no method of that name."
             )
-        self._forward_methods.add(name)
+        if name not in self._forward_methods:
+            self._forward_methods.add(name)
+            self._strategy.register_forward_method(self.module, name)
 
     @override
     def __getattr__(self, name: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 from fabric_lite import Fabric
 from fabric_lite.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 from fabric_lite.accelerators.device import DeviceAccelerator
-from fabric_lite.strategies import SingleDeviceStrategy
+from fabric_lite.strategies import DDPStrategy, SingleDeviceStrategy
 from fabric_lite.utilities.exceptions import MisconfigurationException
 
 Simulation = list[int]
@@ -139,10 +139,12 @@ def test_modules_and_data_move_to_a_simulated_device(simulate: Any) -> None:
     assert chosen == [0]
 
 
-def test_several_devices_of_a_simulated_machine_need_a_strategy_that_is_not_there_yet(simulate: Any) -> None:
+def test_all_devices_of_a_simulated_machine_are_used(simulate: Any) -> None:
     simulate("cuda")
-    with pytest.raises(ValueError, match=r"`Fabric\(devices=4, num_nodes=1\)` needs several processes.*`devices=1"):
-        Fabric()
+    strategy: Any = Fabric().strategy
+    assert type(strategy) is DDPStrategy
+    assert strategy.parallel_devices == [torch.device("cuda", index) for index in range(4)]
+    assert strategy.root_device == torch.device("cuda", 0)
 
 
 def test_in_a_notebook_auto_is_one_simulated_device(simulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def test_what_is_saved(tmp_path: Path) -> None:
     fabric, learner = made(Checkpointer(tmp_path, state={"extra": {"a": 1}}), Recorder())
     epochs(fabric, learner, 1)
     saved = fabric.load(tmp_path / "epoch-001.ckpt")
-    assert set(saved) == {"model", "optimizer", "extra", "callbacks"}
+    assert set(saved) == {"model", "optimizer", "precision", "rng", "extra", "callbacks"}
     assert torch.equal(saved["model"]["weight"], learner.model.weight)
     assert saved["optimizer"]["param_groups"][0]["momentum"] == 0.9
     assert saved["extra"] == {"a": 1}
@@ -120,7 +120,7 @@ def test_several_models_and_no_optimizer(tmp_path: Path) -> None:
     models = State(one=fabric.setup(torch.nn.Linear(1, 1)), two=torch.nn.Linear(1, 1))
     fabric.call("on_epoch_end", learner=State(fabric=fabric, model=models), phase=TRAIN)
     saved = fabric.load(tmp_path / "latest.ckpt")
-    assert set(saved) == {"model", "callbacks"}
+    assert set(saved) == {"model", "precision", "rng", "callbacks"}
     assert set(saved["model"]["one"]) == set(saved["model"]["two"]) == {"weight", "bias"}
 
 

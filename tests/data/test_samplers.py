@@ -172,6 +172,18 @@ class PropertyShare(OwnShare):
     rank = property(lambda self: 1, lambda self, value: None)  # type: ignore[assignment]
 
 
+class OtherNames(Sampler[int]):
+    """As accelerate names them."""
+
+    num_processes, process_index = 2, 1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.process_index, 8, self.num_processes))
+
+    def __len__(self) -> int:
+        return 4
+
+
 class SubclassShare(DistributedSampler[int]):
     pass
 
@@ -205,6 +217,7 @@ SHARDED: dict[str, dict[str, Any]] = {
     "torch": {"sampler": DistributedSampler(DATA, 2, 1, shuffle=False)},
     "subclass": {"sampler": SubclassShare(DATA, 2, 1, shuffle=False)},
     "own": {"sampler": OwnShare(8, 2, 1)},
+    "by other names": {"sampler": OtherNames()},
     "own with properties": {"sampler": PropertyShare(8, 2, 1)},
     "inside of a batch sampler": {"batch_sampler": BatchSampler(OwnShare(8, 2, 1), 2, False)},
     "inside of two": {"sampler": Shuffled(Shuffled(OwnShare(8, 2, 1)))},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
@@ -48,10 +51,40 @@ class Backwards(Sampler[int]):
         self.epochs.append(epoch)
 
 
+class Random(Sampler[int]):
+    """A random order by one of the global generators."""
+
+    def __init__(self, size: int, draws: str) -> None:
+        self.size, self.draws = size, draws
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draws == "torch":
+            return iter(torch.randperm(self.size).tolist())
+        if self.draws == "numpy":
+            return iter(np.random.permutation(self.size).tolist())
+        return iter(random.sample(range(self.size), self.size))
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class Around(Sampler[int]):
+    """Goes around another sampler."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 # -- the rule --------------------------------------------------------------------------------------------------------
 
 SIZES = st.integers(1, 40)
-WORLDS = st.integers(1, 5)
+WORLDS = st.integers(2, 5)
 BATCHES = st.integers(1, 6)
 
 
@@ -103,6 +136,28 @@ def test_the_order_of_a_sampler_is_dealt_out_in_turn(
         assert samples(loader) == (expected[: len(expected) // batch * batch] if drop else expected)
 
 
+@given(
+    size=st.integers(2, 30), world=WORLDS, draws=st.sampled_from(["torch", "numpy", "python"]), epoch=st.integers(0, 3)
+)
+@settings(max_examples=30)
+def test_a_random_sampler_draws_alike_in_all_processes(
+    shares: Shares, samples: Samples, size: int, world: int, draws: str, epoch: int
+) -> None:
+    """Whatever the generators of the processes say, the shares are those of one order."""
+    each = []
+    for loader in shares(DataLoader(Numbers(size), sampler=Random(size, draws)), world):
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+        for _ in range(epoch):
+            samples(loader)
+        each.append(list(loader.sampler))
+        assert torch.equal(torch.get_rng_state(), states[0]) or epoch
+        assert random.getstate() == states[1]
+        assert np.random.get_state()[1].tolist() == states[2]  # type: ignore[index, union-attr]
+        torch.rand(1), random.random(), np.random.rand()  # the processes have nothing in common
+    assert {x for share in each for x in share} == set(range(size))
+    assert sum(map(len, each)) == world * math.ceil(size / world)
+
+
 # -- seeds and epochs ------------------------------------------------------------------------------------------------
 
 
@@ -124,10 +179,10 @@ def test_each_epoch_is_shuffled_anew_and_alike_on_all(shares: Shares, samples: S
 
 def test_the_epoch_reaches_through_wrappers(shares: Shares, samples: Samples) -> None:
     inner = Backwards(4)
-    for loader in shares(DataLoader(Numbers(4), batch_sampler=BatchSampler(inner, 2, False)), 1):
-        for _ in range(2):
-            samples(loader)
-        assert loader.batch_sampler.sampler.epoch == 1
+    loader, _ = shares(DataLoader(Numbers(4), batch_sampler=BatchSampler(Around(inner), 2, False)), 2)
+    for _ in range(2):
+        samples(loader)
+    assert loader.batch_sampler.sampler.epoch == 1
     assert inner.epochs == [0, 1]
 
 
@@ -144,7 +199,7 @@ def test_the_epoch_reaches_through_wrappers(shares: Shares, samples: Samples) ->
         {"batch_size": None},
         {"num_workers": 2, "persistent_workers": True},
     ],
-    ids=str,
+    ids=lambda given: "-".join(given) or "plain",
 )
 def test_the_users_loader_stays_as_it_was(shares: Shares, kwargs: dict[str, Any]) -> None:
     own = DataLoader(Numbers(6), **kwargs)
@@ -228,6 +283,12 @@ def test_a_subclass_with_any_constructor(shares: Shares, own: DataLoader[Any]) -
 def test_a_share_can_be_pickled(shares: Shares, samples: Samples) -> None:
     for loader in shares(DataLoader(Numbers(6), shuffle=True), 2):
         assert samples(pickle.loads(pickle.dumps(loader))) == samples(loader)
+
+
+def test_one_process_keeps_the_sampler_of_the_user(shares: Shares, samples: Samples) -> None:
+    for own in (DataLoader(Numbers(6), shuffle=True), DataLoader(Numbers(6), sampler=Backwards(6))):
+        (loader,) = shares(own, 1)
+        assert loader._dataloader is own
 
 
 def test_without_batches(shares: Shares, samples: Samples) -> None:

@@ -3,13 +3,16 @@
 What the words after the three backticks mean here:
     ``python``            is executed: the blocks of a page in their order, in one namespace and one empty folder
     ``python file=NAME``  is a file of that name in this folder, which later blocks can import or run
+    ``bash run``          is executed in this folder
     ``output``            is what the blocks since the page's last ``output`` print
 All else is not looked at.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,9 +50,21 @@ def run_page(text: str, name: str, folder: Path, printed: Callable[[], str]) -> 
             assert printed() == body, f"{name}:{line} is not what the code before it prints"
         elif attribute.startswith("file="):
             (folder / attribute.removeprefix("file=")).write_text(body, encoding="utf-8")
+        elif info == "bash run":
+            run_commands(body, folder)
         elif language == "python":
             assert not attribute, f"{name}:{line - 1} has the words {attribute!r}, which mean nothing here"
             exec(compile("\n" * (line - 1) + body, name, "exec"), namespace)
+
+
+def run_commands(body: str, folder: Path) -> None:
+    """Runs commands with this interpreter and what is installed beside it, and prints what they print."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-e"], input=body, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout, end="")
 
 
 @pytest.fixture
@@ -110,11 +125,15 @@ print(double(x := 4))
 ```bash
 exit 1
 ```
+```bash run
+python -c "from double import double; print(double(3))"
+```
 ```python
 print(x + 1)
 ```
 ```output
 8
+6
 5
 ```
 """
@@ -127,9 +146,10 @@ def test_blocks_share_a_namespace_and_a_folder(run: Callable[..., None]) -> None
 @pytest.mark.parametrize(
     "old, new, error, message",
     [
-        ("5\n```", "6\n```", AssertionError, "page.md:17 is not what the code before it prints"),
+        ("5\n```", "6\n```", AssertionError, "page.md:20 is not what the code before it prints"),
         ("print(x + 1)", "print(y)", NameError, "name 'y' is not defined"),
-        ("```python\nprint", "```python skip\nprint", AssertionError, "page.md:13 has the words 'skip'"),
+        ("```python\nprint", "```python skip\nprint", AssertionError, "page.md:16 has the words 'skip'"),
+        ("double(3)", "triple(3)", AssertionError, "name 'triple' is not defined"),
         ("print(x + 1)", "import socket; socket.create_connection(('a', 1))", OSError, "without a network"),
     ],
 )
@@ -144,4 +164,4 @@ def test_what_is_wrong_is_noticed(
 def test_a_traceback_leads_to_the_line_of_the_page(run: Callable[..., None]) -> None:
     with pytest.raises(NameError) as caught:
         run(PAGE.replace("print(x + 1)", "print(y)"))
-    assert (str(caught.traceback[-1].path).endswith("page.md"), caught.traceback[-1].lineno + 1) == (True, 14)
+    assert (str(caught.traceback[-1].path).endswith("page.md"), caught.traceback[-1].lineno + 1) == (True, 17)

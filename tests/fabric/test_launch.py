@@ -113,20 +113,47 @@ class TestLaunch:
         with pytest.raises(KeyError, match="mine"):
             make(InProcess())[0].launch(failing)
 
-    def test_a_second_time_starts_nothing(self) -> None:
+    TWICE = (
+        r"`fabric.launch\(\)` was called a second time, but the processes of `NeedsLaunch` are running already. Remove"
+    )
+
+    @pytest.mark.parametrize("arguments", [(), (train, 1)])
+    def test_a_second_time(self, arguments: Any) -> None:
         launcher = InProcess()
         fabric, strategy = make(launcher)
         fabric.launch()
-        assert fabric.launch(train, 1) == (fabric, (1,), {})
-        fabric.launch()
-        assert len(launcher.launched) == 1
-        assert strategy.environments == 1  # once in each process
+        with pytest.raises(RuntimeError, match=self.TWICE):
+            fabric.launch(*arguments)
+        assert (len(launcher.launched), strategy.environments) == (1, 1)
 
     def test_launching_within_what_was_launched(self) -> None:
+        fabric, _ = make(InProcess())
+        with pytest.raises(RuntimeError, match=self.TWICE):
+            fabric.launch(lambda fabric: fabric.launch(train))
+
+    def test_a_second_time_without_other_processes(self) -> None:
+        fabric, strategy = make()
+        fabric.launch()
+        assert fabric.launch(train, 1) == (fabric, (1,), {})
+        assert strategy.environments == 1  # once in each process
+
+    def test_again_where_this_process_was_not_one_of_those_started(self) -> None:
+        class Elsewhere(InProcess):
+            """Runs the function in other processes, of which there are none here."""
+
+            def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+                return "their result"
+
+        fabric, _ = make(Elsewhere())
+        assert [fabric.launch(train), fabric.launch(train)] == ["their result"] * 2
+
+    def test_where_others_have_started_the_processes_it_joins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOCAL_RANK", "0")
         launcher = InProcess()
         fabric, strategy = make(launcher)
-        assert fabric.launch(lambda fabric: fabric.launch(train)) == (fabric, (), {})
-        assert (len(launcher.launched), strategy.environments) == (1, 1)
+        for _ in range(2):
+            assert fabric.launch(train, 1) == (fabric, (1,), {})
+        assert strategy.environments == 1
 
     def test_one_that_spawns_needs_a_function(self) -> None:
         fabric, _ = make(InProcess(requires_function=True))

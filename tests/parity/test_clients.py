@@ -63,19 +63,6 @@ IMPORTS = [
     for name in names.split()
 ]
 
-WITH_MANY_PROCESSES = {
-    "fabric_lite.plugins.collectives: TorchCollective",
-    "fabric_lite.plugins.collectives.collective: CollectibleGroup",
-    "fabric_lite.plugins.collectives.torch_collective: default_pg_timeout",
-    "fabric_lite.plugins.precision: FSDPPrecision",
-    "fabric_lite.strategies: DDPStrategy",
-    "fabric_lite.strategies: FSDPStrategy",
-    "fabric_lite.strategies: ModelParallelStrategy",
-    "fabric_lite.strategies.fsdp: FSDPStrategy",
-    "fabric_lite.strategies.fsdp: fsdp_overlap_step_with_backward",
-    "fabric_lite.strategies.launchers.subprocess_script: _SubprocessScriptLauncher",
-}
-
 
 def find(name: str) -> Any:
     module, _, attribute = name.partition(": ")
@@ -84,15 +71,7 @@ def find(name: str) -> Any:
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_what_they_import_is_there(name: str) -> None:
-    if name in WITH_MANY_PROCESSES:
-        with pytest.raises((ImportError, AttributeError)):  # when it is there, take it out of the set
-            find(name)
-        pytest.skip("comes with many processes")
     assert find(name) is not None
-
-
-def test_what_is_skipped_is_something_that_they_import() -> None:
-    assert set(IMPORTS) >= WITH_MANY_PROCESSES
 
 
 def test_modules_are_there_without_importing_each() -> None:

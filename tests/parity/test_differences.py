@@ -84,6 +84,12 @@ DIFFERENCES: dict[str, Difference] = {
         "ValueError",
         "TPUs are out of scope, and no package to install changes that",
     ),
+    "whether this is Kubeflow": Difference(
+        lambda c: c.environments.KubeflowEnvironment.detect(),
+        "NotImplementedError",
+        None,
+        "a pod of a PyTorchJob is found by its variables",
+    ),
     "launching nothing": Difference(
         lambda c: c.cpu.launch(None), "TypeError", None, "None is the default here, where Lightning has a function"
     ),
@@ -148,3 +154,41 @@ def test_launching_under_the_command_line_joins(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(RuntimeError, match="CLI"):
         their.cpu.launch()
     assert our.cpu.launch(lambda fabric: 3) == 3
+
+
+def test_what_torchrun_has_not_started_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, cases: Any) -> None:
+    """Lightning looks when the processes are launched, and not at all under its command line: the script would hang."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "id", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    their, our = cases
+    their.fabric(accelerator="cpu", devices=2, strategy="ddp")
+    with pytest.raises(ValueError, match=r"`Fabric\(devices=2, num_nodes=1\)` is for 2, but torchrun has started 1"):
+        our.fabric(accelerator="cpu", devices=2, strategy="ddp")
+
+
+def test_one_of_several_processes_that_would_run_alone_is_told_so(monkeypatch: pytest.MonkeyPatch, cases: Any) -> None:
+    """Lightning trains the same thing twice and says nothing."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "id", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    their, our = cases
+    assert their.fabric(accelerator="cpu").world_size == 1
+    with pytest.warns(UserWarning, match="Each process runs alone.*is for 1, but torchrun has started 2 processes"):
+        assert our.fabric(accelerator="cpu").world_size == 1
+
+
+def test_launching_twice(monkeypatch: pytest.MonkeyPatch, cases: Any) -> None:
+    """Lightning runs the second function as if it had been launched, with one way of starting processes."""
+    # a thread that would watch the processes for ever
+    monkeypatch.setattr("lightning.fabric.strategies.launchers.subprocess_script._launch_process_observer", id)
+    outcomes: list[Any] = []
+    for case in cases:
+        fabric = case.fabric(accelerator="cpu", devices=1, strategy="ddp")
+        fabric.launch()
+        try:
+            outcomes.append(fabric.launch(lambda fabric: 3))
+        except RuntimeError as error:
+            outcomes.append(str(error).partition(",")[0])
+        torch.distributed.destroy_process_group()
+        for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+    assert outcomes == [3, "`fabric.launch()` was called a second time"]

@@ -108,7 +108,14 @@ def test_a_strategy_is_asked_the_same(tmp_path: Path) -> None:
         use(fabric, tmp_path)
         results.append(calls)
     assert [name for name, _ in results[1]] == [name for name, _ in results[0]]
-    assert results[1] == results[0]
+    named = {"fabric.save", "fabric.load"}  # barriers that have no name in Lightning
+    ours = [
+        (name, {**call, "kwargs": {"name": None}})
+        if name == "barrier" and call["kwargs"]["name"] in named
+        else (name, call)
+        for name, call in results[1]
+    ]
+    assert ours == results[0]
 
 
 SET_UPS: dict[str, Callable[[Any, nn.Module], Any]] = {

@@ -10,6 +10,7 @@ import lightning.fabric as theirs
 import lightning.fabric.accelerators as their_accelerators
 import lightning.fabric.loggers as their_loggers
 import lightning.fabric.plugins as their_plugins
+import lightning.fabric.plugins.collectives as their_collectives
 import lightning.fabric.plugins.environments as their_environments
 import lightning.fabric.plugins.precision as their_precisions
 import lightning.fabric.strategies as their_strategies
@@ -20,20 +21,28 @@ import fabric_lite as ours
 import fabric_lite.accelerators as our_accelerators
 import fabric_lite.loggers as our_loggers
 import fabric_lite.plugins as our_plugins
+import fabric_lite.plugins.collectives as our_collectives
 import fabric_lite.plugins.environments as our_environments
 import fabric_lite.plugins.precision as our_precisions
 import fabric_lite.strategies as our_strategies
 import fabric_lite.wrappers as our_wrappers
 
-# For each module: the classes that are compared. Those of many processes come with them.
+# For each module: the classes that are compared.
 CLASSES: dict[tuple[Any, Any], list[str]] = {
     (theirs, ours): ["Fabric"],
-    (their_strategies, our_strategies): ["Strategy", "SingleDeviceStrategy", "ParallelStrategy"],
+    (their_strategies, our_strategies): [
+        "Strategy", "SingleDeviceStrategy", "ParallelStrategy", "DDPStrategy", "FSDPStrategy", "ModelParallelStrategy",
+    ],
     (their_precisions, our_precisions): [
         "Precision", "MixedPrecision", "HalfPrecision", "DoublePrecision", "TransformerEnginePrecision",
+        "FSDPPrecision",
     ],
     (their_plugins, our_plugins): ["CheckpointIO", "TorchCheckpointIO", "ClusterEnvironment", "Precision"],
-    (their_environments, our_environments): ["ClusterEnvironment", "LightningEnvironment"],
+    (their_environments, our_environments): [
+        "ClusterEnvironment", "LightningEnvironment", "TorchElasticEnvironment", "SLURMEnvironment", "MPIEnvironment",
+        "LSFEnvironment", "KubeflowEnvironment",
+    ],
+    (their_collectives, our_collectives): ["Collective", "TorchCollective", "SingleDeviceCollective"],
     (their_accelerators, our_accelerators): ["Accelerator", "CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"],
     (their_loggers, our_loggers): ["Logger", "CSVLogger", "TensorBoardLogger"],
     (their_wrappers, our_wrappers): ["_FabricModule", "_FabricOptimizer", "_FabricDataLoader"],
@@ -52,7 +61,16 @@ DIFFERENT_KINDS = {
     "_FabricModule.state_dict.keep_vars": "passed on as it comes",
 }
 ON_THE_INSTANCE = {
-    "ParallelStrategy.parallel_devices": "a plain attribute",
+    **{
+        f"{kind}Strategy.{name}": "a plain attribute"
+        for kind, names in {
+            "Parallel": ["parallel_devices"],
+            "DDP": ["parallel_devices", "num_nodes"],
+            "FSDP": ["parallel_devices", "num_nodes"],
+            "ModelParallel": ["parallel_devices", "num_nodes"],
+        }.items()
+        for name in names
+    },
     "_FabricOptimizer.load_state_dict": "passes through to the optimizer, as everything that is not listed does",
 }
 

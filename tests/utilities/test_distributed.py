@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import RandomSampler, SequentialSampler
 
-import fabric_lite
 from fabric_lite.utilities.distributed import (
     DistributedSamplerWrapper,
     _all_gather_ddp_if_available,
@@ -29,123 +25,6 @@ from fabric_lite.utilities.distributed import (
     _sync_ddp_if_available,
     is_shared_filesystem,
 )
-
-Results = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What `distributed_worker.py` found out on each of two processes."""
-    folder = tmp_path_factory.mktemp("work")
-    meeting_point = tmp_path_factory.mktemp("meeting") / "point"
-    worker = Path(__file__).with_name("distributed_worker.py")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
-    env = {**variables, "PYTHONPATH": str(Path(fabric_lite.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-W", "error", worker, str(rank), meeting_point, folder] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(f"{meeting_point}.rank{rank}") for rank in (0, 1)]
-
-
-def lists(tensors: Any) -> Any:
-    return tensors.tolist() if isinstance(tensors, torch.Tensor) else [t.tolist() for t in tensors]
-
-
-def test_connects_and_disconnects(ranks: Results) -> None:
-    assert [rank["connection"] for rank in ranks] == [(0, 2, "gloo", False), (1, 2, "gloo", False)]
-    assert all(rank["destroyed"] for rank in ranks)
-
-
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ("scalar", [0, 1]),
-        ("equal", [[[0, 0], [0, 0]], [[1, 1], [1, 1]]]),
-        ("uneven", [[[0, 0, 0]], [[1, 1], [1, 1]]]),
-        ("one is empty", [[], [7]]),
-        ("bool", [[True], [True, True]]),
-        ("group", [[0], [1]]),
-        ("all", [[[0, 3], [1, 4], [2, 5]], [[1, 4], [2, 5], [3, 6]]]),
-        ("with gradient", [[0, 0], [1, 1]]),
-    ],
-)
-def test_gathers(case: str, expected: Any, ranks: Results) -> None:
-    assert [lists(rank["gathers"][case]) for rank in ranks] == [expected, expected]
-
-
-def test_gradients_flow_through_gathering_if_asked_for(ranks: Results) -> None:
-    assert [rank["gathers"]["gradient"].tolist() for rank in ranks] == [[2, 2], [20, 20]]
-    assert [rank["gathers"]["without gradient"] for rank in ranks] == [False, False]
-
-
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ("sum", [3]),
-        ("Sum", [3]),
-        ("mean", [1.5]),
-        ("AVG", [1.5]),
-        ("max", [2]),
-        ("leaf", [1.5]),
-        ("mean of integers", 2),
-        ("operation", 6),
-        ("group", 5),
-    ],
-)
-def test_reduces(case: str, expected: Any, ranks: Results) -> None:
-    assert [rank["reductions"][case].tolist() for rank in ranks] == [expected, expected]
-    assert all(rank["reductions"]["in place"] for rank in ranks)
-
-
-def test_an_unknown_reduction(ranks: Results) -> None:
-    for rank in ranks:
-        assert rank["reductions"]["unknown"].startswith(
-            "There is no reduce operation 'median'. Choose one of: mean, sum,"
-        )
-
-
-@pytest.mark.parametrize(
-    ("case", "shared"),
-    [
-        ("folder", True),
-        ("text", True),
-        ("file", True),
-        ("current", True),
-        ("url", True),
-        ("other paths", False),
-        ("other files", False),
-    ],
-)
-def test_shared_filesystems(case: str, shared: bool, ranks: Results) -> None:
-    assert [rank["filesystems"][case] for rank in ranks] == [shared, shared]
-
-
-def test_the_check_for_sharing_leaves_nothing_behind(ranks: Results) -> None:
-    assert ranks[0]["filesystems"]["left"] == []
-
-
-def test_the_check_for_sharing_needs_a_folder(ranks: Results) -> None:
-    for rank in ranks:
-        assert rank["filesystems"]["missing"].startswith("FileNotFoundError: The path '")
-        assert rank["filesystems"]["missing"].endswith(
-            "missing' does not exist on every process. Make the folder first."
-        )
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder in which nobody can write")
-def test_all_ranks_fail_when_the_first_cannot_write(ranks: Results) -> None:
-    for rank in ranks:
-        assert rank["filesystems"]["unwritable"].startswith("OSError: Rank 0 cannot write to the folder '/proc'")
-
-
-def test_the_infinite_barrier_takes_its_group_down(ranks: Results) -> None:
-    assert [rank["barrier"] for rank in ranks] == [{"groups": (1, 0), "error": "failed inside"}] * 2
 
 
 def test_one_process_shares_with_nobody_else(tmp_path: Path) -> None:

@@ -143,3 +143,39 @@ def test_states_survive_a_safe_checkpoint(include_cuda: bool, tmp_path: Path) ->
     torch.save(states, tmp_path / "rng.pt")
     _set_rng_states(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert (*draw(), np.random.randn()) == expected
+
+
+def test_rng_state_goes_on_with_all_generators(tmp_path):
+    from fabric_lite.utilities.seed import RNGState
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item(), random.gauss(0, 1), np.random.randn()
+
+    seed_everything(4, verbose=False)
+    draw()
+    torch.save(RNGState().state_dict(), tmp_path / "rng")
+    expected = draw()
+    seed_everything(5, verbose=False)
+    RNGState().load_state_dict(torch.load(tmp_path / "rng", weights_only=True))
+    assert draw() == expected
+
+
+def test_rng_state_refuses_what_is_none():
+    from fabric_lite.utilities.seed import RNGState
+
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="The state with 'lr' is none of random number generators: it has no 'python'"):
+        RNGState().load_state_dict({"lr": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rng_state_of_another_device():
+    from fabric_lite.utilities.seed import RNGState
+
+    state = {**RNGState().state_dict(), "device": ("cuda", torch.get_rng_state())}
+    if torch.accelerator.is_available():
+        state["device"] = ("none", torch.get_rng_state())
+    with pytest.warns(
+        UserWarning, match="The state of the random number generator of a '.*' device cannot be restored"
+    ):
+        RNGState().load_state_dict(state)

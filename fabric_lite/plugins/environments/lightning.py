@@ -70,6 +70,18 @@ class LightningEnvironment(ClusterEnvironment):
     def node_rank(self) -> int:
         return int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
 
+    @override
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if not {"NODE_RANK", "GROUP_RANK"} & set(os.environ):
+            missing.append("NODE_RANK")
+        if num_nodes > 1 and missing:
+            raise ValueError(
+                f"`Fabric(num_nodes={num_nodes})`: {', '.join(missing)} must say where the machines meet and which"
+                " one this is, and nothing has set them. Start the script on each machine with `fabric-lite run`,"
+                " torchrun or your scheduler, or set them by hand."
+            )
+
 
 def find_free_network_port() -> int:
     """Find a free port on this machine, or take that of the environment variable ``STANDALONE_PORT``."""

@@ -1,15 +1,16 @@
-"""One of two processes: runs all of `fabric_lite.utilities.distributed` that communicates, and saves what came out."""
+"""All of `fabric_lite.utilities.distributed` that communicates, on two real processes."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
+from fabric_lite.testing import run_distributed
 from fabric_lite.utilities.distributed import (
     ReduceOp,
     _all_gather_ddp_if_available,
@@ -23,13 +24,20 @@ from fabric_lite.utilities.distributed import (
     is_shared_filesystem,
 )
 
+Results = list[dict[str, Any]]
+
+# -- in each of two processes ----------------------------------------------------------------------------------------
+
 
 class Environment:
     main_address = "nowhere"
     main_port = 1
 
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
     def global_rank(self) -> int:
-        return int(sys.argv[1])
+        return self.rank
 
     def world_size(self) -> int:
         return 2
@@ -138,11 +146,15 @@ def barrier(rank: int) -> dict[str, Any]:
         return {"groups": (inside - before, len(groups) - before), "error": error.args[0]}
 
 
-def main() -> None:
-    rank, meeting_point, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+def everything(meeting_point: Path, folder: Path) -> dict[str, Any]:
+    rank = dist.get_rank()
+    dist.barrier()
+    _destroy_dist_connection()  # that of `run_distributed`, when all have it
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
     os.chdir(folder)
-    _init_dist_connection(Environment(), "gloo", init_method=f"file://{meeting_point}")
-    _init_dist_connection(Environment(), "gloo")  # they are connected already
+    _init_dist_connection(Environment(rank), "gloo", init_method=f"file://{meeting_point}")
+    _init_dist_connection(Environment(rank), "gloo")  # they are connected already
     results: dict[str, Any] = {
         "connection": (dist.get_rank(), dist.get_world_size(), dist.get_backend(), "MASTER_ADDR" in os.environ),
         "gathers": gathers(rank),
@@ -151,9 +163,107 @@ def main() -> None:
         "barrier": barrier(rank),
     }
     _destroy_dist_connection()
-    results["destroyed"] = not _distributed_is_initialized()
-    torch.save(results, f"{meeting_point}.rank{rank}")
+    return {**results, "destroyed": not _distributed_is_initialized()}
 
 
-if __name__ == "__main__":
-    main()
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_distributed(everything, 2, tmp_path_factory.mktemp("meeting") / "point", tmp_path_factory.mktemp("work"))
+
+
+# -- what they found -------------------------------------------------------------------------------------------------
+
+
+def lists(tensors: Any) -> Any:
+    return tensors.tolist() if isinstance(tensors, torch.Tensor) else [t.tolist() for t in tensors]
+
+
+def test_connects_and_disconnects(ranks: Results) -> None:
+    assert [rank["connection"] for rank in ranks] == [(0, 2, "gloo", False), (1, 2, "gloo", False)]
+    assert all(rank["destroyed"] for rank in ranks)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("scalar", [0, 1]),
+        ("equal", [[[0, 0], [0, 0]], [[1, 1], [1, 1]]]),
+        ("uneven", [[[0, 0, 0]], [[1, 1], [1, 1]]]),
+        ("one is empty", [[], [7]]),
+        ("bool", [[True], [True, True]]),
+        ("group", [[0], [1]]),
+        ("all", [[[0, 3], [1, 4], [2, 5]], [[1, 4], [2, 5], [3, 6]]]),
+        ("with gradient", [[0, 0], [1, 1]]),
+    ],
+)
+def test_gathers(case: str, expected: Any, ranks: Results) -> None:
+    assert [lists(rank["gathers"][case]) for rank in ranks] == [expected, expected]
+
+
+def test_gradients_flow_through_gathering_if_asked_for(ranks: Results) -> None:
+    assert [rank["gathers"]["gradient"].tolist() for rank in ranks] == [[2, 2], [20, 20]]
+    assert [rank["gathers"]["without gradient"] for rank in ranks] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("sum", [3]),
+        ("Sum", [3]),
+        ("mean", [1.5]),
+        ("AVG", [1.5]),
+        ("max", [2]),
+        ("leaf", [1.5]),
+        ("mean of integers", 2),
+        ("operation", 6),
+        ("group", 5),
+    ],
+)
+def test_reduces(case: str, expected: Any, ranks: Results) -> None:
+    assert [rank["reductions"][case].tolist() for rank in ranks] == [expected, expected]
+    assert all(rank["reductions"]["in place"] for rank in ranks)
+
+
+def test_an_unknown_reduction(ranks: Results) -> None:
+    for rank in ranks:
+        assert rank["reductions"]["unknown"].startswith(
+            "There is no reduce operation 'median'. Choose one of: mean, sum,"
+        )
+
+
+@pytest.mark.parametrize(
+    ("case", "shared"),
+    [
+        ("folder", True),
+        ("text", True),
+        ("file", True),
+        ("current", True),
+        ("url", True),
+        ("other paths", False),
+        ("other files", False),
+    ],
+)
+def test_shared_filesystems(case: str, shared: bool, ranks: Results) -> None:
+    assert [rank["filesystems"][case] for rank in ranks] == [shared, shared]
+
+
+def test_the_check_for_sharing_leaves_nothing_behind(ranks: Results) -> None:
+    assert ranks[0]["filesystems"]["left"] == []
+
+
+def test_the_check_for_sharing_needs_a_folder(ranks: Results) -> None:
+    for rank in ranks:
+        assert rank["filesystems"]["missing"].startswith("FileNotFoundError: The path '")
+        assert rank["filesystems"]["missing"].endswith(
+            "missing' does not exist on every process. Make the folder first."
+        )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder in which nobody can write")
+def test_all_ranks_fail_when_the_first_cannot_write(ranks: Results) -> None:
+    for rank in ranks:
+        assert rank["filesystems"]["unwritable"].startswith("OSError: Rank 0 cannot write to the folder '/proc'")
+
+
+def test_the_infinite_barrier_takes_its_group_down(ranks: Results) -> None:
+    assert [rank["barrier"] for rank in ranks] == [{"groups": (1, 0), "error": "failed inside"}] * 2

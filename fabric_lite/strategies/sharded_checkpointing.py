@@ -1,0 +1,262 @@
+"""How a strategy that shards modules writes and reads checkpoints: folders to which each process adds its shards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from fabric_lite.checkpoint.optimizers import Names, for_optimizers, keys_of, name_parameters, parameter_names
+from fabric_lite.checkpoint.sharded import reading, writing
+from fabric_lite.checkpoint.state import Filter, _validate_keys_for_strict_loading, collect, restore
+from fabric_lite.plugins.io import CheckpointIO, TorchCheckpointIO
+from fabric_lite.strategies.parallel import ParallelStrategy
+from fabric_lite.utilities.apply_func import apply_to_tensors
+from fabric_lite.utilities.cloud_io import _is_local_file_protocol
+from fabric_lite.utilities.distributed import _is_dtensor
+from fabric_lite.utilities.load import _METADATA_FILENAME, _is_sharded_checkpoint, _load_metadata
+from fabric_lite.utilities.types import _PATH, _Stateful
+
+if TYPE_CHECKING:
+    from fabric_lite.utilities.shards import ShardReader
+
+_Path = tuple[str | int, ...]
+
+
+class _ShardedCheckpointing(ParallelStrategy):
+    """Saves and loads the state of objects, some of which are sharded."""
+
+    _saves_shards: bool = True
+    _to_save_one_file: str = ""
+
+    @property
+    @override
+    def checkpoint_io(self) -> CheckpointIO:
+        """How checkpoints that are one file are kept."""
+        return super().checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, io: CheckpointIO) -> None:
+        if self._saves_shards:
+            raise NotImplementedError(
+                f"`{type(self).__name__}` writes a folder, to which each process adds its shards, so it takes no"
+                f" {io!r}. Leave it out, or save one file: `{type(self).__name__}({self._to_save_one_file})`."
+            )
+        self._checkpoint_io = io
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    @override
+    def save_checkpoint(
+        self,
+        path: _PATH,
+        state: dict[str, nn.Module | Optimizer | Any],
+        storage_options: Any | None = None,
+        filter: Filter | None = None,
+    ) -> None:
+        path = self.broadcast(path)
+        if not self._saves_shards:
+            saved = collect(state, filter or {}, self.get_module_state_dict, self.get_optimizer_state)
+            whole = apply_to_tensors(saved, self._whole)
+            self._first_does(lambda: self._write_file(whole, path, storage_options), path)
+            return
+        if storage_options is not None:
+            raise TypeError(
+                f"`{type(self).__name__}` writes shards without a `CheckpointIO`, and has no use for the storage"
+                f" options {storage_options!r}. Leave them out."
+            )
+        if not _is_local_file_protocol(path):
+            raise ValueError(
+                f"`fabric.save({str(path)!r})`: shards are written to local and shared disks. Pass a path, or save one"
+                f" file: `{type(self).__name__}({self._to_save_one_file})`."
+            )
+        names = parameter_names(state)
+        saved = collect(state, filter or {}, self.get_module_state_dict, partial(name_parameters, names=names))
+        sharded = {
+            name: saved.pop(name) for name in list(saved) if saved[name] and _is_spread(state[name], saved[name])
+        }
+        self._write_folder(Path(path), sharded, saved)
+
+    def _whole(self, tensor: Tensor) -> Tensor | None:
+        """A tensor with all of its shards, on the CPU of the first process; None on the others."""
+        if _is_dtensor(tensor):
+            whole: Tensor = tensor.to(self.root_device).full_tensor()  # type: ignore[attr-defined]
+            return whole.cpu() if self.is_global_zero else None
+        return tensor.detach().cpu() if self.is_global_zero else None
+
+    def _write_file(self, whole: dict[str, Any], path: _PATH, storage_options: Any | None) -> None:
+        before = Path(path).with_name(f".{Path(path).name}.old")
+        if is_folder := _is_sharded_checkpoint(path):
+            Path(path).rename(before)
+        self.checkpoint_io.save_checkpoint(checkpoint=whole, path=path, storage_options=storage_options)
+        if is_folder:
+            shutil.rmtree(before)
+
+    def _write_folder(self, path: Path, sharded: dict[str, Any], rest: dict[str, Any]) -> None:
+        """Write beside the target, and rename when all of it is there."""
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+        temporary = path.with_name(f".{path.name}.tmp")
+
+        def prepare() -> None:
+            if path.is_dir() and any(path.iterdir()) and not _is_sharded_checkpoint(path):
+                raise IsADirectoryError(f"{str(path)!r} is a folder with other things in it. Choose another path.")
+            if temporary.exists():  # from a run that was killed
+                shutil.rmtree(temporary)
+            temporary.mkdir(parents=True)
+
+        def finish() -> None:
+            TorchCheckpointIO().save_checkpoint(rest, temporary / _METADATA_FILENAME)
+            _replace(temporary, path)
+
+        self._first_does(prepare, path)
+        with writing(path):
+            save_shards(sharded, storage_writer=FileSystemWriter(temporary))
+        self._first_does(finish, path)
+
+    def _first_does(self, action: Callable[[], None], path: _PATH) -> None:
+        """Let the first process do something; if it fails, all of them do."""
+        problem: str | None = None
+        error: Exception | None = None
+        if self.is_global_zero:
+            try:
+                action()
+            except Exception as exception:
+                problem, error = f"{type(exception).__name__}: {exception}", exception
+        problem = self.broadcast(problem)
+        if error is not None:
+            raise error
+        if problem is not None:
+            raise RuntimeError(f"The checkpoint {str(path)!r} was not written. Rank 0 says: {problem}")
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    @override
+    def load_checkpoint(
+        self,
+        path: _PATH,
+        state: nn.Module | _Stateful[Any] | dict[str, nn.Module | _Stateful[Any] | Any] | None = None,
+        strict: bool = True,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        path = self.broadcast(path)
+        if not isinstance(state, dict) or not state or not _is_sharded_checkpoint(path):
+            return super().load_checkpoint(path, state, strict=strict, weights_only=weights_only)
+        from fabric_lite.utilities.shards import ShardReader
+
+        with reading(path):
+            reader = ShardReader(Path(path), weights_only=weights_only is not False)
+            rest = _load_metadata(Path(path), weights_only)
+            there = {str(way[0]) for way in reader.paths().values()} | rest.keys()
+            _validate_keys_for_strict_loading(state, there, strict=strict)
+            checkpoint = {**_read_shards(reader, state), **rest}
+        checkpoint = for_optimizers(checkpoint, state, partial(self._optimizer_state, names=parameter_names(state)))
+        return restore(checkpoint, state, strict, load_module=partial(self.load_module_state_dict, strict=strict))
+
+    @override
+    def load_module_state_dict(self, module: nn.Module, state_dict: dict[str, Any], strict: bool = True) -> None:
+        own = module.state_dict()
+        super().load_module_state_dict(
+            module, {name: _spread_as(value, own.get(name)) for name, value in state_dict.items()}, strict=strict
+        )
+
+    @override
+    def _optimizer_state(self, optimizer: Optimizer, saved: dict[str, Any], names: Names) -> dict[str, Any]:
+        state = super()._optimizer_state(optimizer, saved, names)
+        own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+        for number, parameter in zip(numbers, own, strict=False):
+            if slots := state["state"].get(number):
+                like = _slots_like(optimizer, parameter)
+                state["state"][number] = {slot: _spread_as(value, like(slot, value)) for slot, value in slots.items()}
+        return state
+
+
+def _is_spread(obj: Any, saved: Any) -> bool:
+    """Whether what is saved of an object has tensors, of which each process may have a part."""
+    if isinstance(obj, (dict, list, tuple)):
+        parts = zip(obj.values(), saved.values()) if isinstance(obj, dict) else zip(obj, saved)  # noqa: B905
+        return any(_is_spread(*part) for part in parts)
+    found: list[Tensor] = []
+    apply_to_tensors(saved, lambda tensor: found.append(tensor) if _is_dtensor(tensor) else None)
+    # Of what is empty, shards would leave no trace.
+    return bool(found) or (isinstance(obj, (nn.Module, Optimizer)) and bool(saved))
+
+
+def _spread_as(value: Any, like: Any) -> Any:
+    """A whole tensor with the shards of another one; whatever else, and a tensor of another shape, as it is."""
+    if not _is_dtensor(like) or not isinstance(value, Tensor) or _is_dtensor(value) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    # Each process has the values, so that none has to be sent.
+    return distribute_tensor(value.detach(), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _slots_like(optimizer: Optimizer, parameter: Tensor) -> Callable[[str, Any], Any]:
+    """Says how what an optimizer keeps of a parameter is sharded: as it is now, or else as the parameter."""
+
+    def like(slot: str, value: Any) -> Any:
+        now = optimizer.state[parameter].get(slot) if parameter in optimizer.state else None
+        return now if _is_dtensor(now) and now.shape == getattr(value, "shape", None) else parameter
+
+    return like
+
+
+def _read_shards(reader: ShardReader, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder has for the objects of a state; each process reads its part."""
+    from fabric_lite.utilities.shards import nested
+
+    forms = reader.tensors()
+    paths = {name: way for name, way in reader.paths().items() if way[0] in state}
+    likes = dict(_likes(state, (), parameter_names(state)))
+    targets: dict[str, Any] = {}
+    for name, way in paths.items():
+        like = likes.get(way) or likes.get(way[:-1])
+        targets[name] = None if name not in forms else _empty(forms[name], like and like(way[-1], forms[name]))
+    return nested(reader.read(targets, collective=True), paths)
+
+
+def _likes(obj: Any, way: _Path, names: Names) -> Iterator[tuple[_Path, Callable[[Any, Any], Any]]]:
+    """Where the tensors of objects are in a checkpoint, and what says how each of them is sharded."""
+    if isinstance(obj, Optimizer):
+        for key, parameter in keys_of(obj, names).items():
+            yield (*way, "state", key), _slots_like(obj, parameter)
+    elif isinstance(obj, Tensor):
+        yield way, lambda *_: obj
+    elif isinstance(obj, (list, tuple)):
+        for index, part in enumerate(obj):
+            yield from _likes(part, (*way, index), names)
+    else:
+        parts = obj if isinstance(obj, Mapping) else obj.state_dict() if isinstance(obj, _Stateful) else {}
+        for key, part in parts.items():
+            yield from _likes(part, (*way, str(key)), names)
+
+
+def _empty(form: Tensor, like: Any) -> Tensor:
+    """Memory for a tensor, or for the part of it that this process keeps; on the CPU, until all has been read."""
+    if _is_dtensor(like) and like.shape == form.shape:
+        return torch.empty_like(like.detach(), dtype=form.dtype, device="cpu")
+    return torch.empty(form.shape, dtype=form.dtype)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Give a folder its final name. What was there before goes when the new one is in its place."""
+    before = target.with_name(f".{target.name}.old")
+    if before.is_dir():
+        shutil.rmtree(before)
+    if target.is_dir():
+        target.rename(before)
+    elif target.exists():
+        target.unlink()
+    source.rename(target)
+    if before.is_dir():
+        shutil.rmtree(before)
