@@ -16,7 +16,7 @@ from pathlib import Path
 
 from timing import Row
 
-SUBJECTS = ("hook_call", "permissions", "step", "import_time", "construction")
+SUBJECTS = ("hook_call", "permissions", "step", "import_time", "construction", "processes", "checkpoints")
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
 HEADER = ("figure", "ours", "peer", "its", "ours ÷ its", "bar", "holds")
