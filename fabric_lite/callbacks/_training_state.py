@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fabric_lite.permissions import unwrap
 from fabric_lite.utilities.seed import RNGState
 from fabric_lite.utilities.types import _Stateful
+
+
+class _OfThisRank:
+    """The callbacks whose state differs from process to process, such as metrics in the middle of an epoch.
+
+    Args:
+        callbacks: All callbacks.
+    """
+
+    differs_by_rank = True
+
+    def __init__(self, callbacks: list[Any]) -> None:
+        self.callbacks = callbacks
+
+    @classmethod
+    def among(cls, callbacks: Iterable[Any]) -> _OfThisRank | None:
+        """Those that say so; None if there are none."""
+        found = [callback for callback in map(unwrap, callbacks) if getattr(callback, "differs_by_rank", False)]
+        return cls(found) if found else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Their states, by number."""
+        return {str(number): callback.state_dict() for number, callback in enumerate(self.callbacks)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give them their states.
+
+        Args:
+            state: From `state_dict`.
+        """
+        for number, callback in enumerate(self.callbacks):
+            if str(number) in state:
+                callback.load_state_dict(state[str(number)])
 
 
 def training_state(learner: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -27,6 +61,7 @@ def training_state(learner: Any, more: Mapping[str, Any] | None = None) -> dict[
         "model": learner.model,
         "optimizer": getattr(learner, "optimizer", None),
         "callbacks": fabric.callbacks,
+        "callbacks of each rank": _OfThisRank.among(fabric.callbacks),
         "precision": fabric.strategy.precision,
         "progress": getattr(learner, "progress", None),
         "data": {name: loader for name, loader in loaders.items() if isinstance(loader, _Stateful)},

@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     value: float
 
 
-_RESERVED = {"model", "optimizer", "callbacks", "precision", "progress", "data", "rng"}
+_RESERVED = {"model", "optimizer", "callbacks", "callbacks of each rank", "precision", "progress", "data", "rng"}
 
 
 class _AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from it

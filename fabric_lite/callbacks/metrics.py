@@ -40,6 +40,8 @@ class Metrics(Callback):
         ValueError: If two metrics have one name, or the weight is unknown.
     """
 
+    differs_by_rank = True  # in the middle of an epoch, before the sums of the processes are put together
+
     def __init__(self, *metrics: Any, weight: Literal["samples", "step"] = "samples") -> None:
         if weight not in ("samples", "step"):
             raise ValueError(f"Metrics(weight={weight!r}) is unknown; pass weight='samples' or weight='step'.")

@@ -56,6 +56,28 @@ def test_prints_a_row_for_each_figure_and_peer() -> None:
     assert done.stderr.count("missed: ") == len(missed)
 
 
+@pytest.mark.slow
+def test_measures_processes_and_checkpoints() -> None:
+    done = run("--quick", "--only", "processes,checkpoints")
+
+    bar = "throughput ≥ 0.97"
+    expected = {
+        *(("step on 2 processes, DDP", *peer) for peer in (("plain torch", bar), ("Lightning Fabric", ""))),
+        *(("memory per process, DDP", peer, "") for peer in ("plain torch", "Lightning Fabric")),
+        ("step on 2 processes, FSDP2", "plain torch", bar),
+        ("memory per process, FSDP2", "plain torch", ""),
+        ("20 MB: `save`, on the disk", "torch.save, then fsync", "≤ 1"),
+        ("20 MB: `save`, on the disk", "torch.save, left in memory", ""),
+        ("20 MB: `save`, on the disk", "Lightning Fabric, left in memory", ""),
+        ("20 MB: loop held by `save_async`", "`save`", "≤ 1/4"),
+        ("20 MB: loop held by `save_async`", "Lightning Fabric, `save`", ""),
+    }
+    rows = rows_of(done.stdout)
+    assert {(row[0], row[2], row[5]) for row in rows} == expected
+    assert len(rows) == len(expected)
+    assert done.returncode == any(row[-1] == "**no**" for row in rows), done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("--quick",), ("--only", "step")])
 def test_keeps_only_the_table_of_a_full_run(arguments: tuple[str, ...]) -> None:
     done = run("--write", *arguments)

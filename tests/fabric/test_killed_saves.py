@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fabric_lite import Fabric
 
@@ -63,13 +64,17 @@ def test_a_file(server: subprocess.Popen[str], tmp_path: Path) -> None:
     assert server.stdout is not None
     fabric = Fabric(accelerator="cpu")
     path = tmp_path / "a.ckpt"
+    start = time.perf_counter()
+    for version in range(3):
+        fabric.save(path, {"version": version, "w": torch.zeros(400_000), "end": [version] * 100})
+    one_save = (time.perf_counter() - start) / 3
     fabric.save(path, {"version": 0, "w": [0.0], "end": [0] * 100})
     draw = random.Random(0)
     in_the_middle, seen = 0, set()
     for kill in range(KILLS):
         print(path, draw.choice(["save", "save_async"]), file=server.stdin, flush=True)
         pid = int(server.stdout.readline())
-        time.sleep(draw.uniform(0.0, 0.04))  # the moment is what is tried out
+        time.sleep(draw.uniform(0.0, 4 * one_save))  # the moment is what is tried out
         os.kill(pid, signal.SIGKILL)
         assert server.stdout.readline() == "ended\n"
         names = os.listdir(tmp_path)
@@ -81,6 +86,6 @@ def test_a_file(server: subprocess.Popen[str], tmp_path: Path) -> None:
         assert values == {loaded["version"]}, f"kill {kill}"
         seen.add(loaded["version"])
     assert in_the_middle > KILLS // 10, "hardly a kill hit a save"
-    assert len(seen) > 2
+    assert len(seen) > 1, "no save came to its end"
     fabric.save(path, {"version": 0})
     assert os.listdir(tmp_path) == ["a.ckpt"]
