@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fabric_lite.checkpoint.folder import found
 from fabric_lite.checkpoint.optimizers import number_as_they_come
 from fabric_lite.checkpoint.sharded import reading
 from fabric_lite.plugins.io import TorchCheckpointIO
@@ -33,6 +34,7 @@ def consolidate_checkpoint(folder: _PATH, output: _PATH | None = None, weights_o
     """
     source = Path(folder)
     target = source.with_name(source.name + ".consolidated") if output is None else Path(output)
+    source = found(source)
     if not source.exists():
         raise FileNotFoundError(f"There is no checkpoint {str(source)!r}.")
     if not _is_sharded_checkpoint(source):

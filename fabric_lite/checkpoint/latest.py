@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
+from pathlib import Path
 from typing import Any
 
 from fabric_lite.plugins.io.errors import CheckpointError
@@ -41,11 +43,23 @@ def _problem(files: Any, entry: dict[str, Any]) -> str | None:
 
     name = entry["name"]
     if entry["type"] == "directory":
-        return None if files.exists(f"{name}/.metadata") else "it is a folder without the metadata of a sharded one."
+        return _problem_of_folder(Path(name))
     with files.open(name, "rb") as file:
         try:
             if not verify(file, name) and not zipfile.is_zipfile(file):
                 return "it is no file that `torch.save` has written, or only a part of one."
         except (CheckpointError, OSError) as error:
             return str(error)
+    return None
+
+
+def _problem_of_folder(folder: Path) -> str | None:
+    from fabric_lite.utilities.shard_checksums import verify_folder
+
+    if not (folder / ".metadata").exists():
+        return "it is a folder without the metadata of a sharded one."
+    try:
+        verify_folder(folder)
+    except (pickle.UnpicklingError, OSError) as error:
+        return str(error)
     return None

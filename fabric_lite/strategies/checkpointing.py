@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from fabric_lite.checkpoint.folder import found
 from fabric_lite.checkpoint.optimizers import (
     Names,
     for_optimizers,
@@ -22,6 +23,7 @@ from fabric_lite.checkpoint.snapshot import Memory, snapshot
 from fabric_lite.checkpoint.state import Filter, Pair, collect, load_objects, restore
 from fabric_lite.plugins.io import CheckpointIO, TorchCheckpointIO
 from fabric_lite.strategies.communication import _Communication
+from fabric_lite.utilities.cloud_io import _local_path
 from fabric_lite.utilities.load import _is_sharded_checkpoint, _load_distributed_checkpoint
 from fabric_lite.utilities.types import _PATH, _Stateful
 
@@ -122,6 +124,9 @@ class _Checkpointing(_Communication):
 
     def _read_checkpoint(self, path: _PATH, weights_only: bool | None) -> dict[str, Any]:
         """What was saved, as it is in one file: a sharded checkpoint is read as a whole."""
+        local = _local_path(path)
+        if local is not None and (before := found(Path(local))) != Path(local):
+            path = before
         if not _is_sharded_checkpoint(path):
             return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
         with reading(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from fabric_lite.checkpoint.folder import beside, finish, found, prepare, replace, write_parts
 from fabric_lite.checkpoint.optimizers import Names, for_optimizers, keys_of, name_parameters, parameter_names
 from fabric_lite.checkpoint.sharded import reading, writing
+from fabric_lite.checkpoint.snapshot import snapshot
 from fabric_lite.checkpoint.state import Filter, _validate_keys_for_strict_loading, collect, restore
-from fabric_lite.plugins.io import CheckpointIO, TorchCheckpointIO
+from fabric_lite.plugins.io import CheckpointIO
 from fabric_lite.strategies.parallel import ParallelStrategy
 from fabric_lite.utilities.apply_func import apply_to_tensors
-from fabric_lite.utilities.cloud_io import _is_local_file_protocol
+from fabric_lite.utilities.cloud_io import _local_path
 from fabric_lite.utilities.distributed import _is_dtensor
-from fabric_lite.utilities.load import _METADATA_FILENAME, _is_sharded_checkpoint, _load_metadata
+from fabric_lite.utilities.load import _is_sharded_checkpoint, _load_metadata
+from fabric_lite.utilities.shard_checksums import verify_folder
 from fabric_lite.utilities.types import _PATH, _Stateful
 
 if TYPE_CHECKING:
@@ -63,8 +66,7 @@ class _ShardedCheckpointing(ParallelStrategy):
     ) -> None:
         path = self.broadcast(path)
         if not self._saves_shards:
-            saved = collect(state, filter or {}, self.get_module_state_dict, self.get_optimizer_state)
-            whole = apply_to_tensors(saved, self._whole)
+            whole = self._collect_whole(state, filter)
             self._first_does(lambda: self._write_file(whole, path, storage_options), path)
             return
         if storage_options is not None:
@@ -72,17 +74,60 @@ class _ShardedCheckpointing(ParallelStrategy):
                 f"`{type(self).__name__}` writes shards without a `CheckpointIO`, and has no use for the storage"
                 f" options {storage_options!r}. Leave them out."
             )
-        if not _is_local_file_protocol(path):
+        folder = self._folder(path)
+        sharded, rest = self._collect_shards(state, filter)
+        self._prepare_together(folder)
+        from fabric_lite.utilities.shards import write_shards
+
+        with writing(path):
+            written = write_shards(sharded, beside(folder, "tmp"))
+        checksums = {name: each for part in self.gather_objects(written) for name, each in part.items()}
+        self._first_does(lambda: finish(folder, rest, checksums), path)
+
+    @override
+    def snapshot_checkpoint(
+        self, path: _PATH, state: dict[str, nn.Module | Optimizer | Any], filter: Filter | None = None
+    ) -> Callable[[], None] | None:
+        if type(self).save_checkpoint is not _ShardedCheckpointing.save_checkpoint:
+            return super().snapshot_checkpoint(path, state, filter)
+        path = self.broadcast(path)
+        if not self._saves_shards:
+            whole = snapshot(self._collect_whole(state, filter), self._snapshot_memory)
+            return partial(self._write_file, whole, path, None) if self.is_global_zero else None
+        folder = self._folder(path)
+        sharded, rest = self._collect_shards(state, filter)
+        from fabric_lite.utilities.shards import serialize_shards
+
+        with writing(path):
+            contents = serialize_shards(sharded, beside(folder, "tmp"))
+        copied = snapshot(rest, self._snapshot_memory) if self.is_global_zero else None
+        self._prepare_together(folder)
+        return partial(write_parts, folder, self.global_rank, self.world_size, contents, copied)
+
+    def _collect_whole(self, state: dict[str, Any], filter: Filter | None) -> dict[str, Any]:
+        saved = collect(state, filter or {}, self.get_module_state_dict, self.get_optimizer_state)
+        whole: dict[str, Any] = apply_to_tensors(saved, self._whole)
+        return whole
+
+    def _collect_shards(self, state: dict[str, Any], filter: Filter | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What of a state is sharded, and the rest."""
+        names = parameter_names(state)
+        saved = collect(state, filter or {}, self.get_module_state_dict, partial(name_parameters, names=names))
+        sharded = {name: saved.pop(name) for name in list(saved) if _is_spread(state[name], saved[name])}
+        return sharded, saved
+
+    def _folder(self, path: _PATH) -> Path:
+        local = _local_path(path)
+        if local is None:
             raise ValueError(
                 f"`fabric.save({str(path)!r})`: shards are written to local and shared disks. Pass a path, or save one"
                 f" file: `{type(self).__name__}({self._to_save_one_file})`."
             )
-        names = parameter_names(state)
-        saved = collect(state, filter or {}, self.get_module_state_dict, partial(name_parameters, names=names))
-        sharded = {
-            name: saved.pop(name) for name in list(saved) if saved[name] and _is_spread(state[name], saved[name])
-        }
-        self._write_folder(Path(path), sharded, saved)
+        return Path(local)
+
+    def _prepare_together(self, folder: Path) -> None:
+        self.barrier("fabric.save")  # no process is still writing an earlier one in the background
+        self._first_does(lambda: prepare(folder), folder)
 
     def _whole(self, tensor: Tensor) -> Tensor | None:
         """A tensor with all of its shards, on the CPU of the first process; None on the others."""
@@ -92,35 +137,14 @@ class _ShardedCheckpointing(ParallelStrategy):
         return tensor.detach().cpu() if self.is_global_zero else None
 
     def _write_file(self, whole: dict[str, Any], path: _PATH, storage_options: Any | None) -> None:
-        before = Path(path).with_name(f".{Path(path).name}.old")
-        if is_folder := _is_sharded_checkpoint(path):
-            Path(path).rename(before)
-        self.checkpoint_io.save_checkpoint(checkpoint=whole, path=path, storage_options=storage_options)
+        is_folder = _is_sharded_checkpoint(path)
+        target = beside(Path(path), "tmp") if is_folder else path
         if is_folder:
-            shutil.rmtree(before)
-
-    def _write_folder(self, path: Path, sharded: dict[str, Any], rest: dict[str, Any]) -> None:
-        """Write beside the target, and rename when all of it is there."""
-        from torch.distributed.checkpoint.filesystem import FileSystemWriter
-        from torch.distributed.checkpoint.state_dict_saver import save as save_shards
-
-        temporary = path.with_name(f".{path.name}.tmp")
-
-        def prepare() -> None:
-            if path.is_dir() and any(path.iterdir()) and not _is_sharded_checkpoint(path):
-                raise IsADirectoryError(f"{str(path)!r} is a folder with other things in it. Choose another path.")
-            if temporary.exists():  # from a run that was killed
-                shutil.rmtree(temporary)
-            temporary.mkdir(parents=True)
-
-        def finish() -> None:
-            TorchCheckpointIO().save_checkpoint(rest, temporary / _METADATA_FILENAME)
-            _replace(temporary, path)
-
-        self._first_does(prepare, path)
-        with writing(path):
-            save_shards(sharded, storage_writer=FileSystemWriter(temporary))
-        self._first_does(finish, path)
+            prepare(Path(path))
+            Path(target).rmdir()
+        self.checkpoint_io.save_checkpoint(checkpoint=whole, path=target, storage_options=storage_options)
+        if is_folder:
+            replace(Path(target), Path(path))
 
     def _first_does(self, action: Callable[[], None], path: _PATH) -> None:
         """Let the first process do something; if it fails, all of them do."""
@@ -148,11 +172,14 @@ class _ShardedCheckpointing(ParallelStrategy):
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         path = self.broadcast(path)
+        if (local := _local_path(path)) is not None:
+            path = found(Path(local))
         if not isinstance(state, dict) or not state or not _is_sharded_checkpoint(path):
             return super().load_checkpoint(path, state, strict=strict, weights_only=weights_only)
         from fabric_lite.utilities.shards import ShardReader
 
         with reading(path):
+            self._verify_together(Path(path))
             reader = ShardReader(Path(path), weights_only=weights_only is not False)
             rest = _load_metadata(Path(path), weights_only)
             there = {str(way[0]) for way in reader.paths().values()} | rest.keys()
@@ -160,6 +187,17 @@ class _ShardedCheckpointing(ParallelStrategy):
             checkpoint = {**_read_shards(reader, state), **rest}
         checkpoint = for_optimizers(checkpoint, state, partial(self._optimizer_state, names=parameter_names(state)))
         return restore(checkpoint, state, strict, load_module=partial(self.load_module_state_dict, strict=strict))
+
+    def _verify_together(self, folder: Path) -> None:
+        """Check the checksums of a folder, each process those of some files; if one does not fit, raise in all."""
+        problem: Exception | None = None
+        try:
+            verify_folder(folder, self.global_rank, self.world_size)
+        except (OSError, pickle.UnpicklingError) as error:
+            problem = error
+        problems = [each for each in self.gather_objects(problem) if each is not None]
+        if problems:
+            raise problems[0]
 
     @override
     def load_module_state_dict(self, module: nn.Module, state_dict: dict[str, Any], strict: bool = True) -> None:
@@ -246,17 +284,3 @@ def _empty(form: Tensor, like: Any) -> Tensor:
     if _is_dtensor(like) and like.shape == form.shape:
         return torch.empty_like(like.detach(), dtype=form.dtype, device="cpu")
     return torch.empty(form.shape, dtype=form.dtype)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Give a folder its final name. What was there before goes when the new one is in its place."""
-    before = target.with_name(f".{target.name}.old")
-    if before.is_dir():
-        shutil.rmtree(before)
-    if target.is_dir():
-        target.rename(before)
-    elif target.exists():
-        target.unlink()
-    source.rename(target)
-    if before.is_dir():
-        shutil.rmtree(before)

@@ -162,10 +162,12 @@ def _load_distributed_checkpoint(checkpoint_folder: Path, weights_only: bool | N
 
     Raises:
         FileNotFoundError: If it is no such folder.
-        pickle.UnpicklingError: If something else is in it.
+        pickle.UnpicklingError: If something else is in it, or it is damaged.
     """
+    from fabric_lite.utilities.shard_checksums import verify_folder
     from fabric_lite.utilities.shards import ShardReader, nested
 
+    verify_folder(checkpoint_folder)
     reader = ShardReader(checkpoint_folder, weights_only=weights_only is not False)
     paths, tensors = reader.paths(), reader.tensors()
     targets = {name: torch.empty_like(tensors[name], device="cpu") if name in tensors else None for name in paths}

@@ -1,4 +1,4 @@
-"""Reading the folders that `torch.distributed.checkpoint` writes. Imported where it is used: it takes half a second.
+"""Reading and writing the folders of `torch.distributed.checkpoint`. Imported where it is used: it takes half a second.
 
 torch unpickles what it finds there. Here, only what such a folder is made of is admitted, unless the user trusts it.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save
 from typing_extensions import override
+
+from fabric_lite.utilities.shard_checksums import Checksum, SummedFile
 
 _ADMITTED = {
     "torch.distributed.checkpoint.metadata": (
@@ -142,3 +146,94 @@ def nested(values: Mapping[str, Any], paths: Mapping[str, tuple[str | int, ...]]
     for name, value in values.items():
         set_element(cast(Any, root), paths[name], value)
     return root
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write_shards(sharded: dict[str, Any], folder: Path) -> dict[str, Checksum]:
+    """Write the part of this process. All processes have to call it.
+
+    Args:
+        sharded: What is sharded, by name.
+        folder: The folder.
+
+    Returns:
+        The checksums of this process's files, by name.
+    """
+    writer = FileSystemWriter(folder)
+    writer.fs = files = _SummedFiles()
+    save(sharded, storage_writer=writer)
+    return files.checksums
+
+
+def serialize_shards(sharded: dict[str, Any], folder: Path) -> dict[str, memoryview]:
+    """Do the same as `write_shards`, but keep what is to be written in memory. All processes have to call it.
+
+    Args:
+        sharded: What is sharded, by name.
+        folder: The folder that it is for.
+
+    Returns:
+        The contents of this process's files, by name.
+    """
+    writer = FileSystemWriter(folder, sync_files=False)
+    writer.fs = files = _FilesInMemory()
+    save(sharded, storage_writer=writer)
+    return {name: stream.getbuffer() for name, stream in files.streams.items()}
+
+
+class _SummedFiles(FileSystem):
+    """Files on a disk, of which it keeps the checksums."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[str, Checksum] = {}
+
+    @override
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        with SummedFile(path, "w") as raw, io.BufferedWriter(raw, 1 << 20) as stream:
+            yield stream
+        self.checksums[Path(path).name] = raw.checksum
+
+    @override
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        super().rename(path, new_path)
+        self.checksums[Path(new_path).name] = self.checksums.pop(Path(path).name)
+
+
+class _Stream(io.BytesIO):
+    """A file in memory, which outlives its being closed."""
+
+    @override
+    def close(self) -> None:
+        """Keep the content."""
+
+
+class _FilesInMemory(FileSystem):
+    """Files that have only names; their folder is left alone."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, _Stream] = {}
+
+    @override
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        self.streams[Path(path).name] = stream = _Stream()
+        yield stream
+
+    @override
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        self.streams[Path(new_path).name] = self.streams.pop(Path(path).name)
+
+    @override
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Nothing is written there yet."""
+
+    @override
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return Path(path).name in self.streams
+
+    @override
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        del self.streams[Path(path).name]

@@ -63,6 +63,18 @@ def test_a_folder(tmp_path: Path) -> None:
         assert find_latest(tmp_path) == f"{tmp_path}/sharded.ckpt"
 
 
+def test_a_damaged_folder(tmp_path: Path) -> None:
+    from fabric_lite.utilities.shard_checksums import CHECKSUMS_FILENAME
+
+    (good,) = save(tmp_path, "good.ckpt")
+    folder = tmp_path / "sharded.ckpt"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(b"")
+    (folder / CHECKSUMS_FILENAME).write_bytes(b"what is no list of checksums")
+    with pytest.warns(UserWarning, match=re.escape(f"{str(folder)!r} is passed over, and an older one looked for: ")):
+        assert find_latest(tmp_path) == str(good)
+
+
 def test_a_remote_folder() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.save("memory://latest-of-these/one.ckpt", {"a": 1})
