@@ -96,6 +96,18 @@ def test_steps(tmp_path: Path) -> None:
     assert fabric.load(tmp_path / "latest.ckpt")["callbacks"]["Checkpointer.0"]["steps"] == 10
 
 
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, True), (60.0, False)])
+def test_every_so_many_minutes(tmp_path: Path, minutes: float, saved: bool) -> None:
+    fabric, learner = made(Checkpointer(tmp_path, every_n_minutes=minutes))
+    fabric.call("on_fit_begin", learner=learner)
+    for step in (1, 2):
+        fabric.call("on_step_end", learner=learner, phase=TRAIN)
+        assert names(tmp_path) == ["latest.ckpt"] * saved
+        if saved:
+            assert fabric.load(tmp_path / "latest.ckpt")["callbacks"]["Checkpointer.0"]["steps"] == step
+    fabric.call("on_fit_end", learner=learner)
+
+
 def test_steps_with_a_monitor_write_the_latest_only(tmp_path: Path) -> None:
     fabric, learner = made(Checkpointer(tmp_path, "Loss", every_n_steps=1), Values())
     fabric.call("on_step_end", learner=learner, phase=TRAIN)
@@ -244,6 +256,8 @@ def test_no_fabric(tmp_path: Path) -> None:
         ({"keep_top_k": -1}, r"`Checkpointer\(keep_top_k=-1\)`: pass 0 or more, or None to keep all"),
         ({"every_n_epochs": 0}, r"`Checkpointer\(every_n_epochs=0\)`: pass 1 or more"),
         ({"every_n_steps": 0}, r"`Checkpointer\(every_n_steps=0\)`: pass 1 or more"),
+        ({"every_n_minutes": 0}, r"`Checkpointer\(every_n_minutes=0\)`: pass more than 0, or None"),
+        ({"signals": ["SIGFOO"]}, r"There is no signal 'SIGFOO'\. Choose among .*SIGTERM"),
         ({"state": {"model": 1}}, "has the name 'model', under which it saves the learner's own. Choose another"),
     ],
 )

@@ -83,7 +83,7 @@ def train_and_forget(folder: Path, after_step: Callable[[], None]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("function", "processes"), [(train, 1), (train_with_workers, 1), (train_on_two, 2)])
 def test_killed_after_every_step(function: Callable[..., Any], processes: int) -> None:
-    assert_resume_equal(function, range(1, STEPS * EPOCHS), processes=processes)
+    assert_resume_equal(function, range(1, STEPS * EPOCHS + 1), processes=processes)
 
 
 def test_what_is_lost_is_noticed() -> None:
