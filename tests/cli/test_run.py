@@ -302,7 +302,9 @@ from fabric_lite import Fabric
 
 fabric = Fabric()
 fabric.barrier()
-Path(f"rank-{fabric.global_rank}").write_text(str(fabric._connector.num_nodes))
+written = Path(f"writing-{fabric.global_rank}")
+written.write_text(str(fabric._connector.num_nodes))
+written.rename(f"rank-{fabric.global_rank}")  # whole, as soon as it is there
 while True:  # one computes, the other waits for it
     if fabric.global_rank == 1:
         fabric.barrier()
