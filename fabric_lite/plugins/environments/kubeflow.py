@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 from typing_extensions import override
 
-from fabric_lite.plugins.environments.cluster_environment import ClusterEnvironment
+from fabric_lite.plugins.environments.started import StartedEnvironment
 from fabric_lite.plugins.environments.variables import read, read_number
-
-_log = logging.getLogger(__name__)
 
 _REMEDY = "A `PyTorchJob` of Kubeflow sets it in each of its pods."
 
 
-class KubeflowEnvironment(ClusterEnvironment):
+class KubeflowEnvironment(StartedEnvironment):
     """The environment of a ``PyTorchJob`` with one process in each pod.
 
     It reads ``MASTER_ADDR``, ``MASTER_PORT``, ``WORLD_SIZE`` and ``RANK``.
     """
 
-    @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
+    _started_by = "Kubeflow"
+    _remedy = _REMEDY
+    _world_size_variable, _global_rank_variable = "WORLD_SIZE", "RANK"
 
     @property
     @override
@@ -45,22 +41,6 @@ class KubeflowEnvironment(ClusterEnvironment):
         return needed <= os.environ.keys() and by_hand.isdisjoint(os.environ)
 
     @override
-    def world_size(self) -> int:
-        return read_number("WORLD_SIZE", _REMEDY)
-
-    @override
-    def set_world_size(self, size: int) -> None:
-        _log.debug("Kubeflow has said how many processes there are; set_world_size(%s) changes nothing", size)
-
-    @override
-    def global_rank(self) -> int:
-        return read_number("RANK", _REMEDY)
-
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        _log.debug("Kubeflow has said which process this is; set_global_rank(%s) changes nothing", rank)
-
-    @override
     def local_rank(self) -> int:
         return 0
 
@@ -69,21 +49,9 @@ class KubeflowEnvironment(ClusterEnvironment):
         return self.global_rank()
 
     @override
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Raise if the job does not have as many pods as the script asks for processes.
-
-        Args:
-            num_devices: Processes on each machine that the script asks for.
-            num_nodes: Machines that the script asks for.
-
-        Raises:
-            ValueError: If the numbers differ.
-        """
-        world_size = self.world_size()
-        if num_devices * num_nodes != world_size:
-            raise ValueError(
-                f"`Fabric(devices={num_devices}, num_nodes={num_nodes})` is for {num_devices * num_nodes}, but"
-                f" the job has {world_size} pods with one process in each (`WORLD_SIZE={world_size}`). Write"
-                f" `Fabric(devices=1, num_nodes={world_size})`; for several processes in a pod, start the script with"
-                " `torchrun`."
-            )
+    def _describe_mismatch(self, world_size: int, num_devices: int, num_nodes: int) -> str:
+        return (
+            f"the job has {world_size} pods with one process in each (`WORLD_SIZE={world_size}`). Write"
+            f" `Fabric(devices=1, num_nodes={world_size})`; for several processes in a pod, start the script with"
+            " `torchrun`."
+        )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from pathlib import Path
 
 from typing_extensions import override
 
-from fabric_lite.plugins.environments.cluster_environment import ClusterEnvironment
+from fabric_lite.plugins.environments.started import StartedEnvironment
 from fabric_lite.plugins.environments.variables import read, read_number
-
-_log = logging.getLogger(__name__)
 
 _REMEDY = "Start the script with `jsrun`, in a job of LSF."
 
 
-class LSFEnvironment(ClusterEnvironment):
+class LSFEnvironment(StartedEnvironment):
     """The environment of processes that ``jsrun`` has started.
 
     It reads ``LSB_JOBID``, ``LSB_DJOB_RANKFILE``, ``JSM_NAMESPACE_SIZE``, ``JSM_NAMESPACE_RANK`` and
@@ -28,16 +25,16 @@ class LSFEnvironment(ClusterEnvironment):
         ValueError: If a variable is not set, or the rank file does not have this machine.
     """
 
+    _started_by = "LSF"
+    _remedy = _REMEDY
+    _world_size_variable, _global_rank_variable = "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"
+    _local_rank_variable = "JSM_NAMESPACE_LOCAL_RANK"
+
     def __init__(self) -> None:
         hosts = self._read_hosts()
         self._main_address = hosts[0]
         self._main_port = self._get_main_port()
         self._node_rank = _index_of_this_machine(hosts)
-
-    @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
 
     @property
     @override
@@ -56,48 +53,15 @@ class LSFEnvironment(ClusterEnvironment):
         return needed <= os.environ.keys()
 
     @override
-    def world_size(self) -> int:
-        return read_number("JSM_NAMESPACE_SIZE", _REMEDY)
-
-    @override
-    def set_world_size(self, size: int) -> None:
-        _log.debug("LSF has said how many processes there are; set_world_size(%s) changes nothing", size)
-
-    @override
-    def global_rank(self) -> int:
-        return read_number("JSM_NAMESPACE_RANK", _REMEDY)
-
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        _log.debug("LSF has said which process this is; set_global_rank(%s) changes nothing", rank)
-
-    @override
-    def local_rank(self) -> int:
-        return read_number("JSM_NAMESPACE_LOCAL_RANK", _REMEDY)
-
-    @override
     def node_rank(self) -> int:
         return self._node_rank
 
     @override
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Raise if LSF has not started as many processes as the script asks for.
-
-        Args:
-            num_devices: Processes on each machine that the script asks for.
-            num_nodes: Machines that the script asks for.
-
-        Raises:
-            ValueError: If the numbers differ.
-        """
-        world_size = self.world_size()
-        if num_devices * num_nodes != world_size:
-            raise ValueError(
-                f"`Fabric(devices={num_devices}, num_nodes={num_nodes})` is for {num_devices * num_nodes}, but"
-                f" jsrun has started {world_size} processes (`JSM_NAMESPACE_SIZE={world_size}`). Choose"
-                f" `devices` and `num_nodes` with the product {world_size}, or start it with"
-                f" `jsrun --np {num_devices * num_nodes}`."
-            )
+    def _describe_mismatch(self, world_size: int, num_devices: int, num_nodes: int) -> str:
+        return (
+            f"jsrun has started {world_size} processes (`JSM_NAMESPACE_SIZE={world_size}`). Choose `devices` and"
+            f" `num_nodes` with the product {world_size}, or start it with `jsrun --np {num_devices * num_nodes}`."
+        )
 
     @staticmethod
     def _read_hosts() -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from fabric_lite.plugins.environments.cluster_environment import ClusterEnvironment
 from fabric_lite.plugins.environments.lightning import find_free_network_port
+from fabric_lite.plugins.environments.started import StartedEnvironment
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-class MPIEnvironment(ClusterEnvironment):
+class MPIEnvironment(StartedEnvironment):
     """The environment of processes that MPI has started. It asks MPI itself, through the package ``mpi4py``.
 
     Raises:
@@ -28,17 +28,14 @@ class MPIEnvironment(ClusterEnvironment):
         RuntimeError: If ``mpi4py`` finds no MPI.
     """
 
+    _started_by = "MPI"
+
     def __init__(self) -> None:
         self._comm_world = _import_mpi().COMM_WORLD
         self._comm_local: Any = None
         self._node_rank = 0
         self._main_address: str | None = None
         self._main_port: int | None = None
-
-    @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
 
     @property
     @override
@@ -71,16 +68,8 @@ class MPIEnvironment(ClusterEnvironment):
         return int(self._comm_world.Get_size())
 
     @override
-    def set_world_size(self, size: int) -> None:
-        _log.debug("MPI has said how many processes there are; set_world_size(%s) changes nothing", size)
-
-    @override
     def global_rank(self) -> int:
         return int(self._comm_world.Get_rank())
-
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        _log.debug("MPI has said which process this is; set_global_rank(%s) changes nothing", rank)
 
     @override
     def local_rank(self) -> int:
@@ -93,23 +82,11 @@ class MPIEnvironment(ClusterEnvironment):
         return self._node_rank
 
     @override
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Raise if MPI has not started as many processes as the script asks for.
-
-        Args:
-            num_devices: Processes on each machine that the script asks for.
-            num_nodes: Machines that the script asks for.
-
-        Raises:
-            ValueError: If the numbers differ.
-        """
-        world_size = self.world_size()
-        if num_devices * num_nodes != world_size:
-            raise ValueError(
-                f"`Fabric(devices={num_devices}, num_nodes={num_nodes})` is for {num_devices * num_nodes}, but"
-                f" MPI has started {world_size} processes. Choose `devices` and `num_nodes` with the product"
-                f" {world_size}, or start it with `mpirun -n {num_devices * num_nodes}`."
-            )
+    def _describe_mismatch(self, world_size: int, num_devices: int, num_nodes: int) -> str:
+        return (
+            f"MPI has started {world_size} processes. Choose `devices` and `num_nodes` with the product {world_size},"
+            f" or start it with `mpirun -n {num_devices * num_nodes}`."
+        )
 
     def _init_comm_local(self) -> None:
         """Find out, together with all others, which processes share this machine."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -13,13 +12,11 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from fabric_lite.plugins.environments.cluster_environment import ClusterEnvironment
+from fabric_lite.plugins.environments.started import StartedEnvironment
 from fabric_lite.plugins.environments.variables import read_number
 from fabric_lite.utilities.imports import _IS_WINDOWS
 from fabric_lite.utilities.rank_zero import rank_zero_warn
 from fabric_lite.utilities.warnings import PossibleUserWarning
-
-_log = logging.getLogger(__name__)
 
 _REMEDY = "Start the script with `srun python ...`, which sets it."
 _DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 12910
@@ -27,7 +24,7 @@ _DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 12910
 _INTERACTIVE = ("bash", "interactive")
 
 
-class SLURMEnvironment(ClusterEnvironment):
+class SLURMEnvironment(StartedEnvironment):
     """The environment of processes that ``srun`` has started, one for each task.
 
     The processes meet at the first node of the job, at a port that follows from the number of the job; ``MASTER_ADDR``
@@ -41,16 +38,16 @@ class SLURMEnvironment(ClusterEnvironment):
         RuntimeError: If the job has several tasks, but nothing says how many of them on each node.
     """
 
+    _started_by = "SLURM"
+    _remedy = _REMEDY
+    _world_size_variable, _global_rank_variable = "SLURM_NTASKS", "SLURM_PROCID"
+    _local_rank_variable, _node_rank_variable = "SLURM_LOCALID", "SLURM_NODEID"
+
     def __init__(self, auto_requeue: bool = True, requeue_signal: signal.Signals | None = None) -> None:
         self.auto_requeue = auto_requeue
         self.requeue_signal = requeue_signal or (None if _IS_WINDOWS else signal.SIGUSR1)
         self._validate_srun_used()
         self._validate_srun_variables()
-
-    @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
 
     @property
     @override
@@ -90,30 +87,6 @@ class SLURMEnvironment(ClusterEnvironment):
         return int(number) if number.isdecimal() and not _is_slurm_interactive_mode() else None
 
     @override
-    def world_size(self) -> int:
-        return read_number("SLURM_NTASKS", _REMEDY)
-
-    @override
-    def set_world_size(self, size: int) -> None:
-        _log.debug("SLURM has said how many processes there are; set_world_size(%s) changes nothing", size)
-
-    @override
-    def global_rank(self) -> int:
-        return read_number("SLURM_PROCID", _REMEDY)
-
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        _log.debug("SLURM has said which process this is; set_global_rank(%s) changes nothing", rank)
-
-    @override
-    def local_rank(self) -> int:
-        return read_number("SLURM_LOCALID", _REMEDY)
-
-    @override
-    def node_rank(self) -> int:
-        return read_number("SLURM_NODEID", _REMEDY)
-
-    @override
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Raise if SLURM has not started as many processes as the script asks for. An interactive job may do both.
 
@@ -136,14 +109,16 @@ class SLURMEnvironment(ClusterEnvironment):
                     f"`Fabric({argument}={asked})` is not what the job has: `{option}={given}` (`{variable}={given}`)."
                     f" Write `Fabric({argument}={given})`, or `#SBATCH {option}={asked}`."
                 )
-        tasks = read_number("SLURM_NTASKS", _REMEDY) if "SLURM_NTASKS" in os.environ else num_devices * num_nodes
-        if tasks != num_devices * num_nodes:
-            raise ValueError(
-                f"`Fabric(devices={num_devices}, num_nodes={num_nodes})` is for {num_devices * num_nodes}, but"
-                f" SLURM has started {tasks} processes (`SLURM_NTASKS={tasks}`): the others would be waited for without"
-                f" end. Choose `devices` and `num_nodes` with the product {tasks}, or start the script with"
-                f" `srun --nodes={num_nodes} --ntasks-per-node={num_devices}`."
-            )
+        if self._world_size_variable in os.environ:
+            super().validate_settings(num_devices, num_nodes)
+
+    @override
+    def _describe_mismatch(self, world_size: int, num_devices: int, num_nodes: int) -> str:
+        return (
+            f"SLURM has started {world_size} processes (`SLURM_NTASKS={world_size}`): the others would be waited for"
+            f" without end. Choose `devices` and `num_nodes` with the product {world_size}, or start the script with"
+            f" `srun --nodes={num_nodes} --ntasks-per-node={num_devices}`."
+        )
 
     @staticmethod
     def resolve_root_node_address(nodes: str) -> str:
