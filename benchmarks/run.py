@@ -16,7 +16,7 @@ from pathlib import Path
 
 from timing import Row
 
-SUBJECTS = ("hook_call", "permissions", "step", "import_time", "construction", "processes", "checkpoints")
+SUBJECTS = ("hook_call", "permissions", "step", "import_time", "construction", "processes", "checkpoints", "comparison")
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
 HEADER = ("figure", "ours", "peer", "its", "ours ÷ its", "bar", "holds")
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(results)
     if options.write:
         write(results)
+        importlib.import_module("comparison").write_plot()
     missed = [row for row in rows if row.holds is False]
     for row in missed:
         print(f"missed: {row.figure}: {row.ours} against {row.theirs} of {row.peer}, {row.bar}", file=sys.stderr)
@@ -54,7 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs, not how fast")
     parser.add_argument("--only", type=subjects, default=SUBJECTS, metavar=",".join(SUBJECTS), help="some of them")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table, and the plot, into README.md")
     options = parser.parse_args(arguments)
     if options.write and (options.quick or options.only != SUBJECTS):
         parser.error("--write keeps the whole table of a full run: leave --quick and --only out")

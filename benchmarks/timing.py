@@ -100,13 +100,26 @@ def compare(figure: str, ours: Times, peer: str, theirs: Times, bar: Bar | None 
     Returns:
         The row, with the median of the ratios and the two values between which the middle half of them lies.
     """
-    ratios = [mine / its for mine, its in zip(ours.rounds, theirs.rounds, strict=True)]
-    low, middle, high = quantiles(ratios, n=4, method="inclusive")
-    shown = f"{middle:.3g} ({low:.3g}–{high:.3g})"
+    middle, shown = ratio(ours.rounds, theirs.rounds)
     if bar is None:
         return Row(figure, str(ours), peer, str(theirs), shown, "", None)
     held = (middle if bar.of == "ratio" else median(ours.rounds)) <= bar.limit
     return Row(figure, str(ours), peer, str(theirs), shown, bar.text, held)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, str]:
+    """The ratio of two measurements, round by round.
+
+    Args:
+        ours: Ours.
+        theirs: Those of the peer.
+
+    Returns:
+        The median, and how the table shows it.
+    """
+    ratios = [mine / its for mine, its in zip(ours, theirs, strict=True)]
+    low, middle, high = quantiles(ratios, n=4, method="inclusive")
+    return middle, f"{middle:.3g} ({low:.3g}–{high:.3g})"
 
 
 def show_time(seconds: float) -> str:
