@@ -185,20 +185,21 @@ class ParallelStrategy(Strategy, ABC):
 
     @override
     def broadcast(self, obj: TBroadcast, src: int = 0) -> TBroadcast:
+        from fabric_lite.utilities.distributed import _broadcast_object
+
         if not torch.distributed.is_initialized():
             return obj
         self._check_calls(lambda: f"broadcast(..., src={src})")
-        objects = [obj]
-        torch.distributed.broadcast_object_list(objects, src)
-        return objects[0]
+        sent: TBroadcast = _broadcast_object(obj, src, self.root_device)
+        return sent
 
-    @staticmethod
-    def _check_calls(describe: Callable[[], str], group: Any | None = None) -> None:
+    def _check_calls(self, describe: Callable[[], str], group: Any | None = None) -> None:
         """With ``FABRIC_LITE_DEBUG=1``, raise in all processes if they are about to make different calls."""
         if os.environ.get("FABRIC_LITE_DEBUG") != "1" or not torch.distributed.is_initialized():
             return
-        calls = [""] * torch.distributed.get_world_size(group)
-        torch.distributed.all_gather_object(calls, describe(), group=group)
+        from fabric_lite.utilities.distributed import _gather_objects
+
+        calls = _gather_objects(describe(), self.root_device, group)
         rank = next((rank for rank, call in enumerate(calls) if call != calls[0]), None)
         if rank is not None:
             where = "" if group is None else " of the group"
@@ -210,10 +211,11 @@ class ParallelStrategy(Strategy, ABC):
 
     @override
     def gather_objects(self, obj: Any) -> list[Any]:
-        gathered = [obj] * self.world_size
-        if torch.distributed.is_initialized():
-            torch.distributed.all_gather_object(gathered, obj)
-        return gathered
+        from fabric_lite.utilities.distributed import _gather_objects
+
+        if not torch.distributed.is_initialized():
+            return [obj] * self.world_size
+        return _gather_objects(obj, self.root_device)
 
     @override
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:

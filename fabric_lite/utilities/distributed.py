@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import os
+import pickle
 import sys
 import time
 import uuid
@@ -139,6 +141,53 @@ def _gather_all_tensors(result: Tensor, group: ProcessGroup | None = None) -> li
     gathered = [torch.zeros_like(padded) for _ in range(world_size)]
     torch.distributed.all_gather(gathered, padded, group=group)
     return [tensor[tuple(slice(n) for n in size)] for tensor, size in zip(gathered, sizes, strict=True)]
+
+
+# Those of torch work only where NumPy is installed, which torch does not demand.
+
+
+def _gather_objects(obj: Any, device: torch.device | str = "cpu", group: ProcessGroup | None = None) -> list[Any]:
+    """Gather an object from all processes of a group.
+
+    Args:
+        obj: This process's object; it has to pickle.
+        device: One that the group can send from.
+        group: The processes, by default all.
+
+    Returns:
+        The objects of all processes, by rank.
+    """
+    return [_unpickled(each) for each in _gather_all_tensors(_pickled(obj, device), group)]
+
+
+def _broadcast_object(obj: Any, src: int, device: torch.device | str = "cpu") -> Any:
+    """Send an object from one process to all.
+
+    Args:
+        obj: The object of the process that sends; it has to pickle. That of the others does not matter.
+        src: The rank of the process that sends.
+        device: One that the processes can send from.
+
+    Returns:
+        The object of the process that sends.
+    """
+    sends = torch.distributed.get_rank() == src
+    data = _pickled(obj if sends else None, device)
+    length = torch.tensor(len(data), device=device)
+    torch.distributed.broadcast(length, src)
+    if not sends:
+        data = torch.empty(int(length), dtype=torch.uint8, device=device)
+    torch.distributed.broadcast(data, src)
+    return obj if sends else _unpickled(data)
+
+
+def _pickled(obj: Any, device: torch.device | str) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8).to(device)
+
+
+def _unpickled(data: Tensor) -> Any:
+    data = data.cpu()
+    return pickle.loads(ctypes.string_at(data.data_ptr(), len(data)))
 
 
 def _sync_ddp_if_available(
@@ -313,9 +362,8 @@ class _InfiniteBarrier:
         """
         if self.group is None or self._broken:
             return
-        errors: list[str | None] = [None] * torch.distributed.get_world_size(self.group)
         mine = None if error is None else f"{type(error).__name__}: {error}"
-        torch.distributed.all_gather_object(errors, mine, group=self.group)
+        errors = _gather_objects(mine, group=self.group)
         rank = next((rank for rank, other in enumerate(errors) if other is not None), None)
         self._broken = rank is not None
         if rank is not None and error is None:

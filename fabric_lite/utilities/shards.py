@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save
 from typing_extensions import override
 
+from fabric_lite.utilities.imports import _NUMPY_AVAILABLE
 from fabric_lite.utilities.shard_checksums import Checksum, SummedFile
 
 _ADMITTED = {
@@ -112,6 +113,8 @@ class ShardReader(FileSystemReader):
         Returns:
             The values by name.
         """
+        if collective:
+            _need_numpy()
         values = dict(targets)
         if values:
             planner = _Planner(self._weights_only)
@@ -161,6 +164,7 @@ def write_shards(sharded: dict[str, Any], folder: Path) -> dict[str, Checksum]:
     Returns:
         The checksums of this process's files, by name.
     """
+    _need_numpy()
     writer = FileSystemWriter(folder)
     writer.fs = files = _SummedFiles()
     save(sharded, storage_writer=writer)
@@ -177,10 +181,21 @@ def serialize_shards(sharded: dict[str, Any], folder: Path) -> dict[str, memoryv
     Returns:
         The contents of this process's files, by name.
     """
+    _need_numpy()
     writer = FileSystemWriter(folder, sync_files=False)
     writer.fs = files = _FilesInMemory()
     save(sharded, storage_writer=writer)
     return {name: stream.getbuffer() for name, stream in files.streams.items()}
+
+
+def _need_numpy() -> None:
+    """Raise in all processes. Else torch does so in one of them, while the others wait for it."""
+    if not _NUMPY_AVAILABLE:
+        raise ModuleNotFoundError(
+            "Sharded checkpoints need the package numpy, by which torch exchanges what each process writes:"
+            " pip install numpy",
+            name="numpy",
+        )
 
 
 class _SummedFiles(FileSystem):
