@@ -31,6 +31,7 @@ if _TYPE_CHECKING:
     from fabric_lite.callbacks.log_histograms import LogHistograms
     from fabric_lite.callbacks.log_hyperparams import LogHyperParams
     from fabric_lite.callbacks.log_metrics import LogMetrics
+    from fabric_lite.callbacks.log_run import LogRun
     from fabric_lite.callbacks.log_throughput import LogThroughput
     from fabric_lite.callbacks.log_visualization import LogVisualization
     from fabric_lite.callbacks.metric import Metric, SmoothLoss
@@ -70,6 +71,7 @@ __all__ = [
     "LogHistograms",
     "LogHyperParams",
     "LogMetrics",
+    "LogRun",
     "LogThroughput",
     "LogTraces",
     "LogVisualization",
@@ -125,6 +127,7 @@ _HOMES = {
     "LogHistograms": "log_histograms",
     "LogHyperParams": "log_hyperparams",
     "LogMetrics": "log_metrics",
+    "LogRun": "log_run",
     "LogThroughput": "log_throughput",
     "LogTraces": "traces",
     "LogVisualization": "log_visualization",

@@ -36,7 +36,7 @@ class Saved(NamedTuple):
 _RESERVED = {"model", "optimizer", "callbacks", "callbacks of each rank", "precision", "progress", "data", "rng"}
 
 
-class _AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from it
+class AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from it
     """Every type of callback but `Checkpointer` and `EarlyStopping`, which runs after it."""
 
     @classmethod
@@ -149,7 +149,7 @@ class Checkpointer(Callback):
 
     def runafter(self) -> tuple[type, ...]:
         """All others but `EarlyStopping`: what they keep belongs into the checkpoint."""
-        return (_AllOthers,)
+        return (AllOthers,)
 
     def on_fit_begin(self) -> None:
         """Heed the signals, and let the time run."""

@@ -11,7 +11,7 @@ from fabric_lite.events import AbstractTrainingPhase, Phase, ValidationPhase
 from fabric_lite.permissions import Callback, CancelFittingException, Read, StateAccess
 
 
-class _AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from it
+class AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from it
     """Every type of callback but `EarlyStopping`, for its ``runafter``."""
 
     @classmethod
@@ -21,8 +21,6 @@ class _AllOthers(ABC):  # noqa: B024 - a rule about types, nobody derives from i
 
 class EarlyStopping(Callback):
     """Cancels fitting when one of several criteria says so.
-
-    ::
 
         EarlyStopping(3)  # or patience=3: after 3 epochs in a row, each with a higher loss than the one before
         EarlyStopping(NumberSinceBest(5), InvalidValue())
@@ -77,7 +75,7 @@ class EarlyStopping(Callback):
 
     def runafter(self) -> tuple[type, ...]:
         """All others: what it raises would keep the end of the epoch from those that come later."""
-        return (_AllOthers,)
+        return (AllOthers,)
 
     def on_fit_begin(self) -> None:
         """Let the time run, for a limit of it."""

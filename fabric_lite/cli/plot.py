@@ -57,11 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read(file: Path) -> Curves:
+def read(file: Path, finite: bool = True) -> Curves:
     """The curves in a CSV file: for each phase the points of each metric. Empty cells are left out.
 
     Args:
         file: The file.
+        finite: Whether to leave out NaN and infinite values, too.
 
     Raises:
         CommandError: If it cannot be read.
@@ -74,13 +75,13 @@ def read(file: Path) -> Curves:
     except (UnicodeDecodeError, csv.Error) as error:
         raise CommandError(f"{str(file)!r} is no CSV file: {error}.") from error
     curves: Curves = {}
+    names = {column: split(column) for column in (rows[0] if rows else ()) if column not in (None, *_COUNTERS)}
     for number, row in enumerate(rows):
         step = _number(row.get("step"))
-        for column, cell in row.items():
-            value = _number(cell)
-            if column is None or column in _COUNTERS or value is None:
+        for column, (phase, metric) in names.items():
+            value = _number(row[column], finite)
+            if value is None:
                 continue
-            phase, metric = split(column)
             points = curves.setdefault(phase, {}).setdefault(metric, [])
             points.append((float(number) if step is None else step, value))
     return curves
@@ -105,10 +106,10 @@ def split(column: str) -> tuple[str, str]:
     return "value", column
 
 
-def _number(cell: Any) -> float | None:
-    """The number in a cell; None if there is none, or one that cannot be drawn."""
+def _number(cell: Any, finite: bool = True) -> float | None:
+    """The number in a cell; None if there is none, or one that cannot be drawn while that matters."""
     try:
         number = float(cell)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) or not finite else None
