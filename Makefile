@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench docs build
 
 demo: .venv/.stamp
 	$(BIN)/python examples/digits.py
@@ -16,6 +16,13 @@ check: .venv/.stamp
 
 bench: .venv/.stamp
 	$(BIN)/python benchmarks/run.py
+
+docs: .venv/.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
+build: .venv/.stamp
+	rm -rf dist
+	$(BIN)/python -m build
 
 # Without its stamp an environment is absent or half made (an interrupted pip leaves packages that look installed), so it is made anew.
 .venv/.stamp: pyproject.toml constraints.txt

@@ -11,8 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from fabric_lite import Fabric
@@ -74,10 +73,33 @@ def make_model() -> nn.Module:
     return nn.Sequential(convolutions, nn.Flatten(), nn.Linear(32 * 3 * 3, 10))
 
 
-def make_dataloaders() -> tuple[DataLoader[Any], DataLoader[Any]]:
-    digits = load_digits()  # 1,797 images of 8 x 8 pixels, which come with scikit-learn
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    training, validation = random_split(TensorDataset(images, torch.tensor(digits.target)), [0.8, 0.2])
+def load_digits(fabric: Fabric) -> tuple[Tensor, Tensor]:
+    """1,797 images of 8 x 8 pixels and their labels, which come with scikit-learn; without it, drawn ones."""
+    if find_spec("sklearn") is None:
+        fabric.print("scikit-learn is not installed: training on drawn digits")
+        return draw_digits()
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    return torch.tensor(digits.images, dtype=torch.float32) / 16, torch.tensor(digits.target)
+
+
+def draw_digits(count: int = 1797) -> tuple[Tensor, Tensor]:
+    """Digits as on a pocket calculator, here or there among 8 x 8 pixels, with noise."""
+    drawings = "75557 11111 71747 71717 55711 74717 74757 71111 75757 75717".split()  # five rows of three bits
+    figures = torch.tensor([[[int(row) >> bit & 1 for bit in (2, 1, 0)] for row in rows] for rows in drawings])
+    generator = torch.Generator().manual_seed(0)  # the same in every run and on every process
+    labels = torch.randint(10, (count,), generator=generator)
+    places = torch.randint(1, 4, (count, 2), generator=generator).tolist()
+    images = 0.2 * torch.randn(count, 8, 8, generator=generator)
+    for image, label, (top, left) in zip(images, labels.tolist(), places, strict=True):
+        image[top : top + 5, left : left + 3] += figures[label]
+    return images.clamp(0, 1), labels
+
+
+def make_dataloaders(fabric: Fabric) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    images, labels = load_digits(fabric)
+    training, validation = random_split(TensorDataset(images.unsqueeze(1), labels), [0.8, 0.2])
     return DataLoader(training, batch_size=64, shuffle=True), DataLoader(validation, batch_size=256)
 
 
@@ -107,7 +129,7 @@ def main(args: argparse.Namespace) -> None:
     progress = ProgressBar() if sys.stdout.isatty() and find_spec("rich") else ProgressLines()
     callbacks = [progress, TrainingMetrics(), ValidationMetrics(), Comprehensive(), IterationTimer(every=40)]
     out = args.out or Path(tempfile.mkdtemp(prefix="digits-"))
-    checkpoint, logger = out / "digits.ckpt", CSVLogger(out, name="metrics")
+    logger = CSVLogger(out, name="metrics")
     fabric = Fabric(
         accelerator=args.accelerator,
         devices=args.devices,
@@ -117,8 +139,9 @@ def main(args: argparse.Namespace) -> None:
     )
     fabric.launch()
     fabric.seed_everything(1)
+    checkpoint = fabric.broadcast(out) / "digits.ckpt"  # one for all processes
 
-    training, validation = fabric.setup_dataloaders(*make_dataloaders())
+    training, validation = fabric.setup_dataloaders(*make_dataloaders(fabric))
     model = make_model()
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=0.01))
     state = {"model": model, "optimizer": optimizer, "epoch": 0, "iteration": 0}

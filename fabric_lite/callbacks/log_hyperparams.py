@@ -41,7 +41,8 @@ class LogHyperParams(LoggingCallback):
         """
         self._logged = True
         for logger in self.targets(learner):
-            logger.log_hyperparams({**found(learner), **self.params})
+            if hasattr(logger, "log_hyperparams"):  # which a logger need not have
+                logger.log_hyperparams({**found(learner), **self.params})
 
     def on_epoch_begin(self, learner: Any) -> None:
         """Log the hyperparameters, if that has not been done.

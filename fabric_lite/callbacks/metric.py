@@ -46,7 +46,8 @@ class Metric:
         if not self.accumulates and not callable(fn):
             raise TypeError(
                 f"{fn!r} is no metric. Pass a function of predictions and targets, or an object with the methods"
-                " `update`, `compute` and `reset`."
+                " `update`, `compute` and `reset`, such as those of the package torchmetrics:"
+                ' pip install "torch-fabric-lite[metrics]".'
             )
         if self.accumulates and statistic is not None:
             raise TypeError(

@@ -18,7 +18,8 @@ _SECONDS = 0.1
 class ProgressPrinter(Callback):
     """Shows a progress bar for each epoch; where there is no terminal, prints a line at its end.
 
-    The bar needs the extra ``progress``; without it, there are lines. Only the first process prints.
+    The bar needs the extra ``progress``; without it, there are lines, and one that names it. Only the first process
+    prints.
 
     State access: reads ``cbstate.history`` (of `Recorder`), ``data`` for the number of steps, and ``fabric``. In a
     hand-written loop, ``data`` and ``fabric`` may be missing.
@@ -39,6 +40,7 @@ class ProgressPrinter(Callback):
         self._tasks: dict[Any, Any] = {}
         self._began: dict[Any, float] = {}
         self._drawn = 0.0
+        self._has_hinted = False
 
     def stateaccess(self) -> StateAccess:
         """See the class."""
@@ -122,7 +124,12 @@ class ProgressPrinter(Callback):
         if self._bars is not None:
             return self._bars.console
         file = self.file or sys.stdout
-        if not file.isatty() or find_spec("rich") is None:
+        if not file.isatty():
+            return None
+        if find_spec("rich") is None:
+            if not self._has_hinted:
+                print('A progress bar needs the package rich: pip install "torch-fabric-lite[progress]".', file=file)
+                self._has_hinted = True
             return None
         from rich.console import Console
 

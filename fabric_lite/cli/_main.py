@@ -25,18 +25,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    parser = argparse.ArgumentParser(prog="fabric-lite", description="Tools for training loops with fabric_lite.")
-    parser.add_argument("--version", action="version", version=f"fabric-lite {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="command", dest="command", required=True)
-    for module in _modules():
-        module.add_to(commands)
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except CommandError as error:
         print(f"fabric-lite {arguments.command}: {error}", file=sys.stderr)
         return 2
     return status
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with all sub-commands."""
+    parser = argparse.ArgumentParser(prog="fabric-lite", description="Tools for training loops with fabric_lite.")
+    parser.add_argument("--version", action="version", version=f"fabric-lite {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="command", dest="command", required=True)
+    for module in _modules():
+        module.add_to(commands)
+    return parser
 
 
 def _modules() -> Iterator[Any]:

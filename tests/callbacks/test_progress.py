@@ -112,7 +112,12 @@ def test_a_terminal_gets_a_bar_and_without_rich_lines(monkeypatch: pytest.Monkey
     file = Terminal()
     fabric, learner = with_recorder(ProgressPrinter(file, clock=lambda: 0.0))
     epoch(fabric, learner, TRAIN, 1)
-    assert file.getvalue() == "Epoch 1 train: 1 steps, 0.0 s\n"
+    epoch(fabric, learner, TRAIN, 1)
+    assert file.getvalue().splitlines() == [
+        'A progress bar needs the package rich: pip install "torch-fabric-lite[progress]".',
+        "Epoch 1 train: 1 steps, 0.0 s",
+        "Epoch 2 train: 1 steps, 0.0 s",
+    ]
 
 
 def test_rich_is_imported_when_it_is_used() -> None:
