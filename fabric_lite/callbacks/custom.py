@@ -13,8 +13,6 @@ from fabric_lite.permissions import Callback, ConditionalCallback, StateAccess
 class CustomCallback(Callback):
     """Calls a function at one event, in one phase, as a guarded callback.
 
-    ::
-
         CustomCallback(lambda learner: print(learner.step.loss), Event.STEP_END, TrainingPhase, {"step.loss": Read()})
 
     State access: what it is given.

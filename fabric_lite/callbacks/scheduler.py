@@ -21,8 +21,6 @@ TimeTo = Callable[[float], Any]
 class Scheduler(Callback):
     """Changes hyperparameters in the course of the training.
 
-    ::
-
         Scheduler({LearningRate: onecycle(10, 0.1), Momentum: Constant(0.9)})
         Scheduler(StepLR(optimizer, step_size=3))
         Scheduler(partial(OneCycleLR, max_lr=0.1, total_steps=100), every="step")

@@ -1,7 +1,7 @@
 """Schedules: how a hyperparameter changes with time, made of pieces.
 
 A schedule is called with a time, usually in epochs, and returns a value. Each has a length. Before its beginning it has
-the value of the beginning, after its end that of the end. ::
+the value of the beginning, after its end that of the end.
 
     warmup = Linear(0.0, 0.1).over(5)           # from 0 to 0.1 in 5 epochs
     schedule = warmup.then(Cosine(0.1, 0.0).over(45))

@@ -44,7 +44,7 @@ class Fabric(_Checkpoints):
             change in place, too, or ``"off"``.
         executor: Runs the callbacks of a hook; by default one after the other.
 
-    Example::
+    For example:
 
         fabric = Fabric(accelerator="auto", precision="bf16-mixed")
         model, optimizer = fabric.setup(model, optimizer)

@@ -41,7 +41,7 @@ class CSVLogger(Logger):
         prefix: Put before each metric's name, with a dash.
         flush_logs_every_n_steps: Write when this many rows are held, or when a step completes a multiple of this.
 
-    Example::
+    For example:
 
         logger = CSVLogger("logs", name="my_model")
         logger.log_metrics({"loss": 0.235, "acc": 0.75})

@@ -57,7 +57,7 @@ class TensorBoardLogger(Logger):
     Raises:
         ModuleNotFoundError: If neither tensorboard nor tensorboardX can be imported.
 
-    Example::
+    For example:
 
         logger = TensorBoardLogger("logs", name="my_model")
         logger.log_hyperparams({"epochs": 5, "optimizer": "Adam"})

@@ -1,6 +1,6 @@
 """The exceptions of the permission layer.
 
-::
+Each stands below the one that it is a kind of:
 
     Exception
     ├── ProtectedException            a callback touched state that it did not declare

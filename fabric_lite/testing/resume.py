@@ -22,7 +22,7 @@ Train = Callable[[Path, Callable[[], None]], Any]
 def assert_resume_equal(train: Train, steps: Iterable[int], *, processes: int = 1, timeout: float = 60.0) -> None:
     """Kill a training after some steps, resume it, and compare what comes out with that of one that was left alone.
 
-    Each run is in processes of its own; killed means SIGKILL, in all of them::
+    Each run is in processes of its own; killed means SIGKILL, in all of them:
 
         def train(folder, after_step):
             fabric = Fabric(accelerator="cpu", devices=1)

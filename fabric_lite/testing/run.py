@@ -32,7 +32,7 @@ def run_distributed(fn: Callable[..., T], processes: int, *args: Any, timeout: f
 
     In each of them the process group is there (gloo, on the CPU), and ``RANK``, ``LOCAL_RANK`` and ``WORLD_SIZE`` are
     set, so ``Fabric(accelerator="cpu", devices=processes, strategy="ddp")`` made inside of the function joins: its
-    ``launch()`` starts nothing. The other variables, the filters of warnings and ``sys.path`` are this process's::
+    ``launch()`` starts nothing. The other variables, the filters of warnings and ``sys.path`` are this process's:
 
         def total(value):
             fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
