@@ -68,7 +68,8 @@ def _shard(dataloader: DataLoader[Any], kwargs: dict[str, Any]) -> dict[str, Any
     """The attributes with which a dataloader serves this process its share of the samples."""
     sampler, batch_sampler = dataloader.sampler, dataloader.batch_sampler
     if batch_sampler is not None:
-        sampler = getattr(batch_sampler, "sampler", sampler)
+        own = getattr(batch_sampler, "sampler", None)
+        sampler = batch_sampler if own is None else own  # without one, what is shared is the batches
     if _is_sharded(sampler) or _is_sharded(batch_sampler):
         return {}
     kwargs = {
@@ -84,12 +85,8 @@ def _shard(dataloader: DataLoader[Any], kwargs: dict[str, Any]) -> dict[str, Any
         share = DistributedSamplerWrapper(sampler, **kwargs)
     if batch_sampler is None:
         return {"sampler": share}
-    if not hasattr(batch_sampler, "sampler"):
-        raise TypeError(
-            f"The batch sampler `{type(batch_sampler).__name__}` has no attribute `sampler` that could be exchanged for"
-            " one that gives each process its share. Give it one, as `torch.utils.data.BatchSampler` has, or shard"
-            " inside of it and call `fabric.setup_dataloaders(..., use_distributed_sampler=False)`."
-        )
+    if sampler is batch_sampler:
+        return {"batch_sampler": share}
     changes: dict[str, Any] = {"batch_sampler": _copy_with(batch_sampler, {"sampler": share})}
     # With a batch sampler of the user's own, torch leaves a sequential sampler here that nobody asks.
     return {**changes, "sampler": share} if type(batch_sampler) is BatchSampler else changes

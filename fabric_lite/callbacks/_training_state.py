@@ -10,7 +10,7 @@ from fabric_lite.utilities.seed import RNGState
 from fabric_lite.utilities.types import _Stateful
 
 
-class _OfThisRank:
+class CallbacksOfEachRank:
     """The callbacks whose state differs from process to process, such as metrics in the middle of an epoch.
 
     Args:
@@ -23,7 +23,7 @@ class _OfThisRank:
         self.callbacks = callbacks
 
     @classmethod
-    def among(cls, callbacks: Iterable[Any]) -> _OfThisRank | None:
+    def among(cls, callbacks: Iterable[Any]) -> CallbacksOfEachRank | None:
         """Those that say so; None if there are none."""
         found = [callback for callback in map(unwrap, callbacks) if getattr(callback, "differs_by_rank", False)]
         return cls(found) if found else None
@@ -61,7 +61,7 @@ def training_state(learner: Any, more: Mapping[str, Any] | None = None) -> dict[
         "model": learner.model,
         "optimizer": getattr(learner, "optimizer", None),
         "callbacks": fabric.callbacks,
-        "callbacks of each rank": _OfThisRank.among(fabric.callbacks),
+        "callbacks of each rank": CallbacksOfEachRank.among(fabric.callbacks),
         "precision": fabric.strategy.precision,
         "progress": getattr(learner, "progress", None),
         "data": {name: loader for name, loader in loaders.items() if isinstance(loader, _Stateful)},

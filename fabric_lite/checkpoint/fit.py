@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from fabric_lite.utilities.distributed import _is_dtensor
+
 LoadModule = Callable[[nn.Module, dict[str, Any]], None]
 
 
@@ -40,7 +42,7 @@ def check_module(module: nn.Module, saved: Any, where: str, load_module: LoadMod
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*copying from a non-meta parameter", UserWarning)
-            load_module(likeness, saved)
+            load_module(likeness, _unsharded(saved))
     except RuntimeError as error:
         raise RuntimeError(f"{where} does not fit the checkpoint, and nothing was loaded. {error}") from error
     keys = incompatible[-1] if incompatible else ((), ())
@@ -72,7 +74,8 @@ def _compare(module: nn.Module, saved: Any, where: str) -> list[str]:
 def _likeness(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module | None:
     """A module of the same parts and settings with parameters and buffers on the device "meta".
 
-    None if there can be none: of a scripted module, or of one with parameters that have no shape yet or are sharded.
+    None if there can be none: of a scripted module, or of one with parameters that have no shape yet. What is sharded
+    has the shape of the whole.
     """
     if id(module) in memo:
         return memo[id(module)]
@@ -99,7 +102,15 @@ def _likeness(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module | None
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return not is_lazy(tensor) and type(tensor) in (Tensor, nn.Parameter) and not tensor.is_quantized
+    plain = type(tensor) in (Tensor, nn.Parameter) or _is_dtensor(tensor)
+    return plain and not is_lazy(tensor) and not tensor.is_quantized
+
+
+def _unsharded(saved: Any) -> Any:
+    """The same, without the values of what is sharded, which do not go together with tensors that are not."""
+    if not isinstance(saved, Mapping) or not any(map(_is_dtensor, saved.values())):
+        return saved
+    return {name: _empty(value) if _is_dtensor(value) else value for name, value in saved.items()}
 
 
 def _empty(tensor: Tensor) -> Tensor:

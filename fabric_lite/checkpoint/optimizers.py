@@ -28,18 +28,23 @@ def parameter_names(objects: Any) -> dict[int, str]:
         The name of each parameter in the first module that has it, by its `id`.
     """
     names: dict[int, str] = {}
-    for module in _modules(objects):
+    for module in modules_in(objects):
         for name, parameter in module.named_parameters():
             names.setdefault(id(parameter), name)
     return names
 
 
-def _modules(objects: Any) -> Iterator[nn.Module]:
+def modules_in(objects: Any) -> Iterator[nn.Module]:
+    """The modules among objects.
+
+    Args:
+        objects: In any nesting of dictionaries, lists and tuples.
+    """
     if isinstance(objects, nn.Module):
         yield objects
     elif isinstance(objects, (dict, list, tuple)):
         for part in objects.values() if isinstance(objects, dict) else objects:
-            yield from _modules(part)
+            yield from modules_in(part)
 
 
 def keys_of(optimizer: Optimizer, names: Names) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from fabric_lite.plugins.io.checksum import verify
 from fabric_lite.plugins.io.errors import CheckpointError
 from fabric_lite.plugins.io.outline import Foreign, TensorOutline, read_outline
 from fabric_lite.utilities.load import _METADATA_FILENAME, _is_sharded_checkpoint
+from fabric_lite.utilities.shard_checksums import verify_folder
 
 _STEPS = re.compile(r"(progress\.)?(global_)?(step|epoch|iter|iteration|iter_num)s?")
 _WIDTH = 40
@@ -60,25 +61,37 @@ def run(arguments: argparse.Namespace) -> int:
         CommandError: If it cannot be read.
     """
     path = Path(arguments.checkpoint)
-    status, checksum = 0, "none, in a folder"
     try:
-        if _is_sharded_checkpoint(path):
-            entries = list(_sharded(path))
-            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        else:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                try:
-                    checksum = "not checked" if arguments.no_checksum else "fits" if verify(file, str(path)) else "none"
-                except CheckpointError as error:
-                    checksum, status = f"DAMAGED. {error}", 1
-                entries = [] if status else list(_entries(read_outline(file)))
+        is_folder = _is_sharded_checkpoint(path)
+        files = [file for file in path.iterdir() if file.is_file()] if is_folder else [path]
+        size = sum(file.stat().st_size for file in files)
+        checksum, is_damaged = ("not checked", False) if arguments.no_checksum else _checksum(path, is_folder)
+        entries = [] if is_damaged else list(_sharded(path) if is_folder else _in_file(path))
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise CommandError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}.") from error
     print(f"{path}: {_size(size)}, checksum: {checksum}")
-    if not status:
+    if not is_damaged:
         _print(entries)
-    return status
+    return int(is_damaged)
+
+
+def _checksum(path: Path, is_folder: bool) -> tuple[str, bool]:
+    """What there is to say of the checksum, and whether the checkpoint is damaged."""
+    try:
+        if is_folder:
+            fits = verify_folder(path)
+        else:
+            with path.open("rb") as file:
+                fits = verify(file, str(path))
+    except (CheckpointError, pickle.UnpicklingError) as error:
+        return f"DAMAGED. {error}", True
+    return "fits" if fits else "none", False
+
+
+def _in_file(path: Path) -> Iterator[Entry]:
+    """The lines of a file."""
+    with path.open("rb") as file:
+        yield from _entries(read_outline(file))
 
 
 def _entries(value: Any, key: str = "") -> Iterator[Entry]:
@@ -112,8 +125,7 @@ def _sharded(folder: Path) -> Iterator[Entry]:
             else:
                 yield Entry(key, "object", "", None)
     if os.path.isfile(folder / _METADATA_FILENAME):
-        with open(folder / _METADATA_FILENAME, "rb") as file:
-            yield from _entries(read_outline(file))
+        yield from _in_file(folder / _METADATA_FILENAME)
 
 
 def _print(entries: list[Entry]) -> None:

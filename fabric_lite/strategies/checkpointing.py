@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from fabric_lite.checkpoint.folder import found
+from fabric_lite.checkpoint.folder import beside, found, prepare, replace
 from fabric_lite.checkpoint.optimizers import (
     Names,
     for_optimizers,
@@ -67,7 +67,18 @@ class _Checkpointing(_Communication):
         """
         converted = collect(state, filter or {}, self.get_module_state_dict, self.get_optimizer_state)
         if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint=converted, path=path, storage_options=storage_options)
+            self._write_file(converted, path, storage_options)
+
+    def _write_file(self, whole: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Write one file. It takes the place of a sharded checkpoint when it is whole."""
+        is_folder = _is_sharded_checkpoint(path)
+        target = beside(Path(path), "tmp") if is_folder else path
+        if is_folder:
+            prepare(Path(path))
+            Path(target).rmdir()
+        self.checkpoint_io.save_checkpoint(checkpoint=whole, path=target, storage_options=storage_options)
+        if is_folder:
+            replace(Path(target), Path(path))
 
     def snapshot_checkpoint(
         self, path: _PATH, state: dict[str, nn.Module | Optimizer | Any], filter: Filter | None = None
@@ -91,7 +102,7 @@ class _Checkpointing(_Communication):
         if not self.is_global_zero:
             return None
         copied = snapshot(converted, self._snapshot_memory)
-        return partial(self.checkpoint_io.save_checkpoint, checkpoint=copied, path=path)
+        return partial(self._write_file, copied, path)
 
     def load_checkpoint(
         self,

@@ -95,6 +95,7 @@ class FSDPStrategy(_ShardedStrategy, _Sharded):
         **kwargs: Any,
     ) -> None:
         options.check_former(kwargs)
+        options.offloads(cpu_offload)  # raises if it says nothing
         options.check_policy("auto_wrap_policy", auto_wrap_policy)
         options.check_policy("activation_checkpointing_policy", activation_checkpointing_policy)
         if state_dict_type not in ("full", "sharded"):
@@ -236,7 +237,7 @@ def fsdp_overlap_step_with_backward(
     """Under it, each optimizer makes its step during the backward, as soon as its parameters have their gradients.
 
     The gradients go right after the step, so that those of all parameters are never there at the same time. It takes
-    several optimizers, for the parts of the module, to be of use, and it leaves nothing to clip::
+    several optimizers, for the parts of the module, to be of use, and it leaves nothing to clip:
 
         with fsdp_overlap_step_with_backward(optimizers, model):
             fabric.backward(loss)

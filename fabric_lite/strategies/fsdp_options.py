@@ -128,9 +128,19 @@ def offloads(cpu_offload: Offload | None) -> bool:
 
     Args:
         cpu_offload: What the user passed under this name.
+
+    Raises:
+        TypeError: If it says nothing.
     """
     if cpu_offload is None or isinstance(cpu_offload, bool):
         return bool(cpu_offload)
+    from torch.distributed.fsdp import CPUOffload, OffloadPolicy
+
+    if not isinstance(cpu_offload, (CPUOffload, OffloadPolicy)):
+        raise TypeError(
+            f"`FSDPStrategy(cpu_offload={cpu_offload!r})`: pass True or False, or"
+            " `torch.distributed.fsdp.CPUOffloadPolicy()`."
+        )
     return bool(getattr(cpu_offload, "offload_params", hasattr(cpu_offload, "pin_memory")))
 
 

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from fabric_lite.checkpoint.folder import beside, finish, found, prepare, replace, write_parts
-from fabric_lite.checkpoint.optimizers import Names, for_optimizers, keys_of, name_parameters, parameter_names
+from fabric_lite.checkpoint.folder import beside, finish, found, prepare, write_parts
+from fabric_lite.checkpoint.optimizers import (
+    Names,
+    for_optimizers,
+    keys_of,
+    modules_in,
+    name_parameters,
+    parameter_names,
+)
 from fabric_lite.checkpoint.sharded import reading, writing
 from fabric_lite.checkpoint.snapshot import snapshot
 from fabric_lite.checkpoint.state import Filter, _validate_keys_for_strict_loading, collect, restore
@@ -93,7 +100,7 @@ class _ShardedCheckpointing(ParallelStrategy):
         path = self.broadcast(path)
         if not self._saves_shards:
             whole = snapshot(self._collect_whole(state, filter), self._snapshot_memory)
-            return partial(self._write_file, whole, path, None) if self.is_global_zero else None
+            return partial(self._write_file, whole, path) if self.is_global_zero else None
         folder = self._folder(path)
         sharded, rest = self._collect_shards(state, filter)
         from fabric_lite.utilities.shards import serialize_shards
@@ -111,7 +118,7 @@ class _ShardedCheckpointing(ParallelStrategy):
 
     def _collect_shards(self, state: dict[str, Any], filter: Filter | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """What of a state is sharded, and the rest."""
-        names = parameter_names(state)
+        names = _names_of_shards(state)
         saved = collect(state, filter or {}, self.get_module_state_dict, partial(name_parameters, names=names))
         sharded = {name: saved.pop(name) for name in list(saved) if _is_spread(state[name], saved[name])}
         return sharded, saved
@@ -135,16 +142,6 @@ class _ShardedCheckpointing(ParallelStrategy):
             whole: Tensor = tensor.to(self.root_device).full_tensor()  # type: ignore[attr-defined]
             return whole.cpu() if self.is_global_zero else None
         return tensor.detach().cpu() if self.is_global_zero else None
-
-    def _write_file(self, whole: dict[str, Any], path: _PATH, storage_options: Any | None) -> None:
-        is_folder = _is_sharded_checkpoint(path)
-        target = beside(Path(path), "tmp") if is_folder else path
-        if is_folder:
-            prepare(Path(path))
-            Path(target).rmdir()
-        self.checkpoint_io.save_checkpoint(checkpoint=whole, path=target, storage_options=storage_options)
-        if is_folder:
-            replace(Path(target), Path(path))
 
     def _first_does(self, action: Callable[[], None], path: _PATH) -> None:
         """Let the first process do something; if it fails, all of them do."""
@@ -185,7 +182,7 @@ class _ShardedCheckpointing(ParallelStrategy):
             there = {str(way[0]) for way in reader.paths().values()} | rest.keys()
             _validate_keys_for_strict_loading(state, there, strict=strict)
             checkpoint = {**_read_shards(reader, state), **rest}
-        checkpoint = for_optimizers(checkpoint, state, partial(self._optimizer_state, names=parameter_names(state)))
+        checkpoint = for_optimizers(checkpoint, state, partial(self._optimizer_state, names=_names_of_shards(state)))
         return restore(checkpoint, state, strict, load_module=partial(self.load_module_state_dict, strict=strict))
 
     def _verify_together(self, folder: Path) -> None:
@@ -216,6 +213,20 @@ class _ShardedCheckpointing(ParallelStrategy):
                 like = _slots_like(optimizer, parameter)
                 state["state"][number] = {slot: _spread_as(value, like(slot, value)) for slot, value in slots.items()}
         return state
+
+
+def _names_of_shards(state: Mapping[str, Any]) -> dict[int, str]:
+    """The names of the parameters that optimizers hold.
+
+    A forward without a backward, as in a validation, leaves whole parameters in their place until the next one.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in modules_in(state):
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+    return parameter_names(state)
 
 
 def _is_spread(obj: Any, saved: Any) -> bool:
@@ -255,7 +266,7 @@ def _read_shards(reader: ShardReader, state: Mapping[str, Any]) -> dict[str, Any
 
     forms = reader.tensors()
     paths = {name: way for name, way in reader.paths().items() if way[0] in state}
-    likes = dict(_likes(state, (), parameter_names(state)))
+    likes = dict(_likes(state, (), _names_of_shards(state)))
     targets: dict[str, Any] = {}
     for name, way in paths.items():
         like = likes.get(way) or likes.get(way[:-1])

@@ -42,12 +42,17 @@ def has_len(dataloader: object) -> TypeGuard[Sized]:
     return True
 
 
-def _samplers_of(dataloader: object) -> list[Any]:
-    """All samplers that a loader's iteration goes through, each once, the outer ones first."""
+def _samplers_of(dataloader: object, *more: str) -> list[Any]:
+    """All samplers that a loader's iteration goes through, each once, the outer ones first.
+
+    Args:
+        dataloader: The loader.
+        *more: Names of further attributes in which a sampler may have another one.
+    """
     found: dict[int, Any] = {}  # by identity, as samplers may be unhashable
 
     def collect(owner: object) -> None:
-        for name in ("sampler", "batch_sampler"):
+        for name in ("sampler", "batch_sampler", *more):
             sampler = getattr(owner, name, None)
             if sampler is not None and id(sampler) not in found:
                 found[id(sampler)] = sampler

@@ -80,13 +80,16 @@ def write_checksums(folder: Path, checksums: Mapping[str, Checksum]) -> None:
         os.fsync(file.fileno())
 
 
-def verify_folder(folder: Path, share: int = 0, shares: int = 1) -> None:
-    """Check the files of a folder. One that was written elsewhere has no checksums, and passes.
+def verify_folder(folder: Path, share: int = 0, shares: int = 1) -> bool:
+    """Check the files of a folder.
 
     Args:
         folder: The folder.
         share: Which share of the files to check, if others check the others.
         shares: How many shares there are.
+
+    Returns:
+        False if it has no checksums, as one that was written elsewhere.
 
     Raises:
         pickle.UnpicklingError: If a checksum does not fit.
@@ -94,7 +97,7 @@ def verify_folder(folder: Path, share: int = 0, shares: int = 1) -> None:
     try:
         content = (folder / CHECKSUMS_FILENAME).read_bytes()
     except FileNotFoundError:
-        return
+        return False
     lines = content[: -2 * _DIGEST_BYTES]
     if _digest(lines) != content[len(lines) :] or not lines.startswith(_NAME):
         raise _damaged(folder, CHECKSUMS_FILENAME)
@@ -113,6 +116,7 @@ def verify_folder(folder: Path, share: int = 0, shares: int = 1) -> None:
             raise _damaged(folder, name, "it is not there") from error
         if found != (crc, size):
             raise _damaged(folder, name)
+    return True
 
 
 def _digest(content: bytes) -> bytes:

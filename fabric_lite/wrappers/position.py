@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from fabric_lite.utilities.data import _samplers_of, has_iterable_dataset
 from fabric_lite.utilities.seed import _collect_rng_states, _set_rng_states
 
+_SHARED = ("_sampler",)  # where a `DistributedSamplerWrapper` has the sampler that it takes a share of
+
 
 @dataclass
 class Epoch:
@@ -151,7 +153,7 @@ class _Skipping:
 
 def _generators(dataloader: DataLoader[Any]) -> list[torch.Generator]:
     """The generators of a dataloader and its samplers, each once."""
-    owners = (dataloader, *_samplers_of(dataloader))
+    owners = (dataloader, *_samplers_of(dataloader, *_SHARED))
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
@@ -159,6 +161,6 @@ def _generators(dataloader: DataLoader[Any]) -> list[torch.Generator]:
 def _stateful_samplers(dataloader: DataLoader[Any]) -> list[Any]:
     return [
         sampler
-        for sampler in _samplers_of(dataloader)
+        for sampler in _samplers_of(dataloader, *_SHARED)
         if hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict")
     ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from fabric_lite import Fabric
 from fabric_lite.cli import main
+from fabric_lite.testing import run_distributed
 
 
 class Evil:
@@ -96,3 +97,25 @@ def test_a_sharded_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert ["model.weight", "float32", "2×3", "24", "B"] in lines
     assert ["step", "int", "7"] in lines
     assert lines[-1] == "1 tensors of 24 B, 1 values, step 7".split()
+    assert "checksum: none" in " ".join(lines[0])
+
+
+def save_shards(folder: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1, strategy="fsdp")
+    fabric.launch()
+    fabric.save(folder, {"model": fabric.setup(nn.Linear(3, 2)), "step": 7})
+
+
+def test_a_damaged_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sharded"
+    run_distributed(save_shards, 1, folder)
+    assert main(["inspect", str(folder)]) == 0
+    assert "checksum: fits" in capsys.readouterr().out
+    shard = next(folder.glob("*.distcp"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert main(["inspect", str(folder)]) == 1
+    assert f"checksum: DAMAGED. The checkpoint {str(folder)!r} is damaged in {shard.name!r}" in capsys.readouterr().out
+    assert main(["inspect", str(folder), "--no-checksum"]) == 0
+    assert "model.weight" in capsys.readouterr().out

@@ -135,18 +135,44 @@ def test_a_batch_sampler_of_the_users_own_makes_the_batches(shares: Shares, make
     assert [x.tolist() for x in own] == [[6, 7], [4, 5], [2, 3], [0, 1]]
 
 
-def test_a_batch_sampler_without_a_sampler(shares: Shares, samples: Samples) -> None:
+@pytest.mark.parametrize("has_none", [False, True], ids=["no attribute", "None"])
+def test_of_a_batch_sampler_without_a_sampler_each_process_gets_every_nth_batch(
+    shares: Shares, samples: Samples, has_none: bool
+) -> None:
     class Fixed:
-        def __iter__(self) -> Iterator[list[int]]:
-            return iter([[0, 1], [2, 3]])
+        def __init__(self) -> None:
+            self.epochs: list[int] = []
+            if has_none:
+                self.sampler = None
 
-    own = DataLoader(Numbers(4), batch_sampler=Fixed())  # type: ignore[arg-type]
+        def __iter__(self) -> Iterator[list[int]]:
+            return iter([[0, 1], [2], [3]])
+
+        def __len__(self) -> int:
+            return 3
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    batches = Fixed()
+    own = DataLoader(Numbers(4), batch_sampler=batches)  # type: ignore[arg-type]
     before = dict(vars(own))
-    with pytest.raises(TypeError, match=r"batch sampler `Fixed` has no attribute `sampler`.*use_distributed_sampler=F"):
-        shares(own, 2)
+    loaders = shares(own, 2)
+    assert [[x.tolist() for x in loader] for loader in loaders] == [[[0, 1], [3]], [[2], [0, 1]]]
+    assert [len(loader) for loader in loaders] == [2, 2]
+    assert batches.epochs == [0, 0]
     assert vars(own) == before
     for loader in shares(own, 2, use_distributed_sampler=False):
         assert samples(loader) == [0, 1, 2, 3]
+
+
+def test_a_batch_sampler_without_sampler_and_length(shares: Shares) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[list[int]]:
+            return iter([[0, 1], [2, 3]])
+
+    with pytest.raises(TypeError, match=r"sampler Endless has no length.*Give it a.*use_distributed_sampler=False"):
+        shares(DataLoader(Numbers(4), batch_sampler=Endless()), 2)  # type: ignore[arg-type]
 
 
 # -- what shards already ---------------------------------------------------------------------------------------------

@@ -104,6 +104,22 @@ def test_a_truncated_file(length: int) -> None:
         read(DATA[:length])
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["a byte of the directory is flipped", "its end is missing"])
+def test_a_file_on_a_disk_whose_parts_seem_to_be_before_its_beginning(tmp_path: Path, cut: bool) -> None:
+    """A file has other errors for such a place than what is in memory."""
+    fabric = Fabric(accelerator="cpu")
+    state = {"weight": torch.ones(2000)}  # torch looks for the directory in the last 4 kB
+    fabric.save(tmp_path / "a.ckpt", state)
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    directory = whole.index(b"PK\1\2")
+    for position in range(4097, len(whole) - 50, 97) if cut else range(directory, len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 0x80
+        (tmp_path / "b.ckpt").write_bytes(whole[:position] if cut else bytes(flipped))
+        with pytest.raises(CheckpointError, match=r"b\.ckpt' (is|has)"):
+            fabric.load(tmp_path / "b.ckpt")
+
+
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 100))
 def test_a_piece_that_is_missing_or_twice_there(start: int, length: int) -> None:
     for data in (DATA[:start] + DATA[start + length :], DATA[: start + length] + DATA[start:]):

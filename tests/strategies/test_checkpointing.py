@@ -221,6 +221,18 @@ def test_files(tmp_path: Path) -> None:
         io.load_checkpoint(path)
 
 
+@pytest.mark.parametrize("method", ["save", "save_async"])
+def test_one_file_takes_the_place_of_a_sharded_checkpoint(method: str, tmp_path: Path) -> None:
+    """As when a run goes on in one process that was sharded over several."""
+    path = tmp_path / "latest.ckpt"
+    path.mkdir()
+    torch.save({"step": 1}, path / "meta.pt")
+    fabric = Fabric(accelerator="cpu", devices=1)
+    getattr(fabric, method)(path, {"step": 2})
+    assert fabric.load(path) == {"step": 2}  # which waits for what is saved in the background
+    assert [(each.name, each.is_file()) for each in tmp_path.iterdir()] == [("latest.ckpt", True)]
+
+
 def test_a_storage_can_be_exchanged_later(memory: Memory) -> None:
     strategy = SingleDeviceStrategy()
     strategy.checkpoint_io = memory

@@ -59,6 +59,7 @@ def test_values_that_there_are_no_more(arguments: dict[str, Any], message: str) 
     ("arguments", "message"),
     [
         ({"auto_warp_policy": None}, "there is no such argument"),
+        ({"cpu_offload": "yes"}, r"pass True or False, or `torch\.distributed\.fsdp\.CPUOffloadPolicy\(\)`"),
         ({"mixed_precision": "bf16"}, r"pass `torch\.distributed\.fsdp\.MixedPrecisionPolicy\("),
         ({"auto_wrap_policy": nn.Linear}, "pass a set of module classes"),
         ({"auto_wrap_policy": {"Linear"}}, "pass a set of module classes"),

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from fabric_lite import Fabric
+from fabric_lite.data import prepare_dataloader
 from fabric_lite.utilities.seed import RNGState
 
 Run = tuple[list[Any], dict[str, Any] | None]
@@ -105,6 +106,9 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "weights": lambda: DataLoader(Numbers(), 4, sampler=WeightedRandomSampler(torch.arange(SAMPLES) + 1.0, 9)),
     "shares": lambda: DataLoader(Numbers(), 2, sampler=DistributedSampler(Numbers(), 2, 1, seed=4)),
     "Python's generator": lambda: DataLoader(Numbers(), 4, sampler=Eager()),
+    "weights and a generator": lambda: DataLoader(
+        Numbers(), 4, sampler=WeightedRandomSampler(torch.arange(SAMPLES) + 1.0, 9, generator=generator())
+    ),
     "a stateful sampler": lambda: DataLoader(Numbers(), 4, sampler=Stateful()),
     "batches of one's own": lambda: DataLoader(Numbers(), batch_sampler=Batches(sizes=(3, 1, 5))),
     "a batch sampler": lambda: DataLoader(Numbers(), batch_sampler=BatchSampler(Eager(), 3, False)),
@@ -145,6 +149,18 @@ def test_it_goes_on_after_any_batch(name: str, tmp_path: Any) -> None:
         first, saved = train(LOADERS[name], stop)
         torch.save(saved, tmp_path / "saved")
         rest, _ = train(LOADERS[name], saved=torch.load(tmp_path / "saved", weights_only=True))
+        assert first + rest == whole, f"after {stop} batches"
+
+
+@pytest.mark.parametrize("name", sorted({*LOADERS} - {"shares", "a stream"}))
+def test_the_share_of_one_of_two_processes_goes_on(name: str) -> None:
+    def make() -> DataLoader[Any]:
+        return prepare_dataloader(LOADERS[name](), {"num_replicas": 2, "rank": 1}, rank=1)
+
+    whole, _ = train(make)
+    for stop in range(1, len(whole) + 1):
+        first, saved = train(make, stop)
+        rest, _ = train(make, saved=saved)
         assert first + rest == whole, f"after {stop} batches"
 
 

@@ -128,7 +128,7 @@ def _digest(file: IO[bytes], end: int) -> tuple[bytes, list[_Record]]:
     records = []
     position = 0
     for entry in entries:
-        file.seek(entry.header_offset + 26)
+        file.seek(max(0, entry.header_offset) + 26)
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
         if not position <= start <= start + entry.compress_size <= end:
             raise ValueError(f"the place of {entry.filename!r}")

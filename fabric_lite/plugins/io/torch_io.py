@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
@@ -191,8 +192,12 @@ def _read_file(file: IO[bytes], name: str, options: dict[str, Any]) -> Any:
                 f" `fabric.load({name!r}, ..., weights_only=False)`."
             ) from error
         cause: Exception = error
-    except (OSError, MemoryError, ImportError, AttributeError):
+    except (MemoryError, ImportError, AttributeError):
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a place before the beginning of the file gives: its end is missing
+            raise
+        cause = error
     except Exception as error:
         if intact:
             raise  # the file is not to blame
@@ -220,7 +225,7 @@ def _diagnosis(file: IO[bytes], error: Exception) -> str:
     head = file.read(16)
     if head.startswith(b"PK\3\4"):
         reason = str(error).partition("\n")[0]
-        if "central directory" in reason:
+        if isinstance(error, OSError) or "central directory" in reason:
             return "is a truncated checkpoint, whose end is missing. Load an older one, or copy it again."
         return f"is damaged, or a zip file but no checkpoint of `torch.save`: {reason}"
     if head[8:10] == b'{"':
