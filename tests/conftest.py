@@ -72,7 +72,11 @@ def nothing_left_running() -> Iterator[None]:
     for collect in (False, True):  # what only a cycle keeps alive ends with it
         if collect:
             gc.collect()
-        left = [*(set(threading.enumerate()) - threads), *(children() - processes)]
+        started = set(threading.enumerate()) - threads
+        for thread in started:
+            if thread.name == "QueueFeederThread":  # its queue is closed, and nobody waits for the thread
+                thread.join(timeout=5)
+        left = [*(thread for thread in started if thread.is_alive()), *(children() - processes)]
         if not left:
             return
     pytest.fail(f"the test left threads or child processes behind: {left}; close, join or wait for them in the test")

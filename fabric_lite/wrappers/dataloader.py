@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from fabric_lite.utilities.apply_func import move_data_to_device
 from fabric_lite.utilities.data import _set_sampler_epoch
-from fabric_lite.wrappers.position import Epoch, continued, draws_of, set_draws
+from fabric_lite.wrappers.position import Epoch, continued, draws_of, own_state, resumed, set_draws, set_own_state
 
 
 class _FabricDataLoader:
@@ -27,12 +27,12 @@ class _FabricDataLoader:
     _num_iter_calls: int
     _epoch: Epoch | None
     _resume: Epoch | None
+    _broken: bool
     replay: bool
 
     def __init__(self, dataloader: DataLoader[Any], device: torch.device | None = None) -> None:
-        self.__dict__.update(
-            _dataloader=dataloader, _device=device, _num_iter_calls=0, _epoch=None, _resume=None, replay=False
-        )
+        own = {"_num_iter_calls": 0, "_epoch": None, "_resume": None, "_broken": False, "replay": False}
+        self.__dict__.update(own, _dataloader=dataloader, _device=device)
 
     @property
     def device(self) -> torch.device | None:
@@ -51,12 +51,15 @@ class _FabricDataLoader:
             epoch = Epoch(None if self._has_own_state() else draws_of(self._dataloader))
             batches: Iterator[Any] = iter(self._dataloader)
         else:
+            if epoch.draws and not epoch.position:
+                epoch.draws = {**draws_of(self._dataloader), "seeded": True}
             batches = continued(self._dataloader, epoch, self.replay)
-        self._epoch = epoch
+        self._epoch, self._broken = epoch, True
         try:
             for batch in batches:
                 epoch.position += 1
                 yield batch if self._device is None else move_data_to_device(batch, self._device)
+            self._broken = False
         finally:
             if self._epoch is epoch:  # and no other one has begun meanwhile
                 self._epoch = None
@@ -70,7 +73,7 @@ class _FabricDataLoader:
         begun = self._num_iter_calls - (self._epoch is not None)
         state = {"epoch": begun, "position": 0 if epoch is None else epoch.position}
         if self._has_own_state():
-            return {**state, "own": self._dataloader.state_dict()}  # type: ignore[attr-defined]
+            return {**state, "broken": self._broken, **own_state(self._dataloader, not begun and epoch is None)}
         return {**state, "draws": draws_of(self._dataloader) if epoch is None else epoch.draws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -90,10 +93,11 @@ class _FabricDataLoader:
                 " such a dataloader."
             )
         if key == "own":
-            self._dataloader.load_state_dict(state[key])  # type: ignore[attr-defined]
+            set_own_state(self._dataloader, dict(state))
         else:
             set_draws(self._dataloader, state[key])
-        self._resume = Epoch(state.get("draws"), state["position"]) if state["position"] else None
+        self._resume = resumed(self._dataloader, dict(state))
+        self._broken = state.get("broken", False)
         self._num_iter_calls = state["epoch"]
         self._epoch = None
 

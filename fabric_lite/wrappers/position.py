@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,12 @@ class Epoch:
     Attributes:
         draws: What its order was drawn from; None if the dataloader keeps that itself.
         position: How many batches there were.
+        follows_break: Whether the one before was left in its middle.
     """
 
     draws: dict[str, Any] | None
     position: int = 0
+    follows_break: bool = False
 
 
 def draws_of(dataloader: DataLoader[Any]) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def draws_of(dataloader: DataLoader[Any]) -> dict[str, Any]:
     return {
         "seeded": getattr(dataloader, "_iterator", None) is not None,
         "rng": _collect_rng_states(include_cuda=False),
-        "generators": [generator.get_state() for generator in _generators(dataloader)],
+        "generators": _states_of(dataloader),
         "samplers": [sampler.state_dict() for sampler in _stateful_samplers(dataloader)],
     }
 
@@ -56,24 +59,63 @@ def set_draws(dataloader: DataLoader[Any], draws: dict[str, Any]) -> None:
     Raises:
         ValueError: If the dataloader has other generators or samplers.
     """
-    generators, samplers = _generators(dataloader), _stateful_samplers(dataloader)
-    for kind, parts, states in (
-        ("random generators", generators, draws["generators"]),
-        ("samplers with a `state_dict`", samplers, draws["samplers"]),
-    ):
-        if len(parts) != len(states):
-            raise ValueError(
-                f"The state of a dataloader is for {len(states)} {kind}, but this `{type(dataloader).__name__}` has"
-                f" {len(parts)}. Make it as it was made when the state was saved."
-            )
-    for generator, state in zip(generators, draws["generators"], strict=True):
-        generator.set_state(state)
+    samplers = _stateful_samplers(dataloader)
+    _check_number(dataloader, "samplers with a `state_dict`", samplers, draws["samplers"])
+    _set_generators(dataloader, draws["generators"])
     for sampler, state in zip(samplers, draws["samplers"], strict=True):
         sampler.load_state_dict(state)
 
 
+def own_state(dataloader: DataLoader[Any], fresh: bool) -> dict[str, Any]:
+    """What a dataloader says of itself that has a state, and its generators. It is left as it was.
+
+    Before an epoch, a `StatefulDataLoader` makes its iterator to tell its state, and draws a seed. It is to do so when
+    the epoch begins, for what the loop draws in between depends on it.
+
+    Args:
+        dataloader: The dataloader.
+        fresh: Whether no epoch has begun yet: then the generators are all that a `StatefulDataLoader` has to keep.
+    """
+    now, states = _collect_rng_states(include_cuda=False), _states_of(dataloader)
+    had_none = getattr(dataloader, "_iterator", None) is None
+    own = dataloader.state_dict()  # type: ignore[attr-defined]
+    if had_none and _is_torchdata(dataloader):
+        own = {} if fresh else own
+        dataloader.load_state_dict(own)  # type: ignore[attr-defined]
+        _set_generators(dataloader, states)
+        _set_rng_states(now)
+    return {"own": own, "generators": states}
+
+
+def set_own_state(dataloader: DataLoader[Any], state: dict[str, Any]) -> None:
+    """Give a dataloader its own state back, and those of its generators.
+
+    Args:
+        dataloader: The dataloader.
+        state: From `own_state`, of such a dataloader.
+
+    Raises:
+        ValueError: If the dataloader has other generators.
+    """
+    _check_number(dataloader, "random generators", _generators(dataloader), state["generators"])
+    dataloader.load_state_dict(state["own"])  # type: ignore[attr-defined]
+    _set_generators(dataloader, state["generators"])
+
+
+def resumed(dataloader: DataLoader[Any], state: dict[str, Any]) -> Epoch | None:
+    """The epoch to go on with, if it has to be begun otherwise than by `iter` alone.
+
+    Args:
+        dataloader: The dataloader.
+        state: That was given back to it.
+    """
+    draws = state.get("draws")
+    special = state["position"] or (draws["seeded"] if draws else state["epoch"] and _is_torchdata(dataloader))
+    return Epoch(draws, state["position"], state.get("broken", False)) if special else None
+
+
 def continued(dataloader: DataLoader[Any], epoch: Epoch, replay: bool) -> Iterator[Any]:
-    """Go through the rest of an epoch. The global generators are left as they are.
+    """Go through the rest of an epoch. The global generators are left as they are, unless it only begins.
 
     Args:
         dataloader: The dataloader.
@@ -83,12 +125,10 @@ def continued(dataloader: DataLoader[Any], epoch: Epoch, replay: bool) -> Iterat
     Returns:
         An iterator over the remaining batches.
     """
-    now = _collect_rng_states(include_cuda=False)
     draws = epoch.draws
     if draws is None:
-        batches = iter(dataloader)
-        _set_rng_states(now)
-        return batches
+        return _continued_by_itself(dataloader, epoch)
+    now = _collect_rng_states(include_cuda=False)
 
     def rewind() -> None:
         set_draws(dataloader, draws)
@@ -112,7 +152,25 @@ def continued(dataloader: DataLoader[Any], epoch: Epoch, replay: bool) -> Iterat
         skipping.skip()
         return batches
     finally:
-        _set_rng_states(now)
+        if epoch.position:
+            _set_rng_states(now)
+
+
+def _continued_by_itself(dataloader: DataLoader[Any], epoch: Epoch) -> Iterator[Any]:
+    """Go through the rest of an epoch of a dataloader that has a state."""
+    now, states = _collect_rng_states(include_cuda=False), _states_of(dataloader)
+    if epoch.position:
+        batches = iter(dataloader)
+    else:
+        # To begin an epoch, a `StatefulDataLoader` has to know of the one before. It makes an iterator of that first,
+        # for which it draws what it does not draw where nothing is resumed.
+        dataloader.state_dict()  # type: ignore[attr-defined]
+    _set_generators(dataloader, states)
+    _set_rng_states(now)
+    if epoch.position:
+        return batches
+    batches = iter(dataloader)
+    return iter(dataloader) if epoch.follows_break else batches
 
 
 class _Skipping:
@@ -143,7 +201,7 @@ class _Skipping:
 
     def skip(self) -> None:
         """Draw the elements that are left out, if it has not been done."""
-        if self.left and self.rewind is not None:
+        if self.rewind is not None:
             self.rewind()
             self.rewind = None
         while self.left:
@@ -156,6 +214,30 @@ def _generators(dataloader: DataLoader[Any]) -> list[torch.Generator]:
     owners = (dataloader, *_samplers_of(dataloader, *_SHARED))
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+
+
+def _states_of(dataloader: DataLoader[Any]) -> list[torch.Tensor]:
+    return [generator.get_state() for generator in _generators(dataloader)]
+
+
+def _set_generators(dataloader: DataLoader[Any], states: Sequence[torch.Tensor]) -> None:
+    generators = _generators(dataloader)
+    _check_number(dataloader, "random generators", generators, states)
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+
+
+def _check_number(dataloader: DataLoader[Any], kind: str, parts: Sequence[Any], states: Sequence[Any]) -> None:
+    if len(parts) != len(states):
+        raise ValueError(
+            f"The state of a dataloader is for {len(states)} {kind}, but this `{type(dataloader).__name__}` has"
+            f" {len(parts)}. Make it as it was made when the state was saved."
+        )
+
+
+def _is_torchdata(dataloader: DataLoader[Any]) -> bool:
+    module = sys.modules.get("torchdata.stateful_dataloader")
+    return module is not None and isinstance(dataloader, module.StatefulDataLoader)
 
 
 def _stateful_samplers(dataloader: DataLoader[Any]) -> list[Any]:

@@ -244,3 +244,61 @@ def test_a_stateful_dataloader_is_used_as_it_is() -> None:
         first, saved = train(make, stop)
         assert "own" in saved["loader"]  # type: ignore[index]
         assert first + train(make, saved=saved)[0] == whole
+
+
+def trace(make: Callable[[], DataLoader[Any]], limit: int, save_at: int | None = None, saved: Any = None) -> Run:
+    """Epochs that are left after `limit` batches; saves at a moment: before them, after a batch, and after an epoch."""
+    torch.manual_seed(3 if saved is None else 99)
+    loader = Fabric(accelerator="cpu", devices=1).setup_dataloaders(make())
+    rng, drawn, moments, state = RNGState(), [], 0, None
+
+    def moment() -> None:
+        nonlocal moments, state
+        if moments == save_at:
+            state = {"loader": loader.state_dict(), "rng": rng.state_dict(), "epoch": epoch, "drawn": len(drawn)}
+        moments += 1
+
+    epoch, position = 0, 0
+    if saved is not None:
+        loader.load_state_dict(saved["loader"])
+        rng.load_state_dict(saved["rng"])
+        epoch, position = saved["epoch"], loader.state_dict()["position"]
+    moment()
+    while epoch < 3:
+        for number, batch in enumerate(loader, start=position + 1):
+            drawn.append((plain(batch), torch.rand(()).item()))
+            if number >= limit:
+                break
+            moment()
+        epoch, position = epoch + 1, 0
+        moment()
+    return drawn, state
+
+
+def stateful(**options: Any) -> DataLoader[Any]:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    return StatefulDataLoader(options.pop("data", None) or Numbers(), 4, shuffle=True, **options)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("limit", [99, 2])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(range(SAMPLES), 4, shuffle=True, num_workers=1, persistent_workers=True),
+        lambda: stateful(),
+        lambda: stateful(generator=generator()),
+        lambda: stateful(data=range(SAMPLES), num_workers=1),
+        lambda: stateful(data=range(SAMPLES), num_workers=1, persistent_workers=True),
+    ],
+    ids=["persistent workers", "stateful", "stateful, generator", "stateful, worker", "stateful, persistent worker"],
+)
+def test_it_goes_on_from_any_moment(make: Callable[[], DataLoader[Any]], limit: int) -> None:
+    pytest.importorskip("torchdata.stateful_dataloader")
+    whole, _ = trace(make, limit)
+    for moment in range(6):
+        drawn, saved = trace(make, limit, save_at=moment)
+        assert drawn == whole, f"saving at moment {moment} has changed what is drawn"
+        assert saved is not None
+        assert trace(make, limit, saved=saved)[0] == whole[saved["drawn"] :], f"from moment {moment}"
