@@ -19,6 +19,10 @@ from fabric_lite.utilities.apply_func import apply_to_tensors, convert_to_tensor
 from fabric_lite.utilities.types import ReduceOp
 
 
+def _nothing() -> None:
+    """What `launch` runs if there is no function."""
+
+
 class _Processes:
     """Runs in each process of a plan.
 
@@ -64,7 +68,7 @@ class _Processes:
             What the overriding method returned in the process with rank 0.
         """
 
-    def launch(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+    def launch(self, function: Callable[..., Any] = _nothing, *args: Any, **kwargs: Any) -> Any:
         """Start the other processes of the run, or join them if they were started from outside.
 
         Args:
@@ -87,7 +91,7 @@ class _Processes:
                 f" `{type(self._strategy).__name__}` are running already. Remove this call: what comes after the first"
                 " one, or in its function, runs in all of them."
             )
-        if function is None:
+        if function is _nothing:
             if launcher is not None and launcher.requires_function:
                 raise TypeError(
                     f"`{type(self._strategy).__name__}` starts processes that need something to run. Write"
@@ -267,10 +271,6 @@ def _end_with_the_command_line() -> None:
 
     if (starter := os.environ.pop(_STARTER, None)) is not None:
         end_with(int(starter))
-
-
-def _nothing() -> None:
-    """What `launch` runs if there is no function."""
 
 
 def _launching(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -122,6 +122,9 @@ class AttributeDict(dict[str, Any]):
     def __delattr__(self, item: str) -> None:
         del self[item]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)  # in this form, it can be loaded with `weights_only`
+
     def __repr__(self) -> str:
         width = max((len(str(key)) for key in self), default=0) + 3
         labels = {f'"{key}":': value for key, value in sorted(self.items(), key=lambda item: str(item[0]))}

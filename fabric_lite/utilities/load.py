@@ -95,11 +95,14 @@ def _lazy_load(filename: _PATH) -> Any:
         pickle.UnpicklingError: If the file would import something that is not on torch's list.
         RuntimeError: If the file is of another format, or damaged.
     """
+    from fabric_lite.utilities.plain_types import plain_types_admitted
+
     if not os.path.isfile(filename):
         raise FileNotFoundError(f"There is no file {str(filename)!r}. A checkpoint folder must be consolidated first.")
     try:
         # To the CPU, whatever device the tensors were saved from: it is only there that they can be mapped.
-        checkpoint = torch.load(str(filename), map_location="cpu", mmap=True, weights_only=True)
+        with plain_types_admitted():
+            checkpoint = torch.load(str(filename), map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = (
             error.__context__ or error
@@ -178,10 +181,13 @@ def _load_distributed_checkpoint(checkpoint_folder: Path, weights_only: bool | N
 
 def _load_metadata(checkpoint_folder: Path, weights_only: bool | None = None) -> dict[str, Any]:
     """Load what is not sharded of a sharded checkpoint."""
+    from fabric_lite.utilities.plain_types import plain_types_admitted
+
     file = checkpoint_folder / _METADATA_FILENAME
     if not file.is_file():
         return {}
-    metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=weights_only is not False)
+    with plain_types_admitted():
+        metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=weights_only is not False)
     return metadata
 
 

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from typing_extensions import override
 
 from fabric_lite.utilities.imports import _NUMPY_AVAILABLE
+from fabric_lite.utilities.plain_types import plain_types_admitted
 from fabric_lite.utilities.shard_checksums import Checksum, SummedFile
 
 _ADMITTED = {
@@ -130,7 +131,8 @@ class _Planner(DefaultLoadPlanner):
     @override
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         name = read_item.dest_index.fqn
-        self.state_dict[name] = torch.load(value, map_location="cpu", weights_only=self._weights_only)
+        with plain_types_admitted():
+            self.state_dict[name] = torch.load(value, map_location="cpu", weights_only=self._weights_only)
 
 
 def nested(values: Mapping[str, Any], paths: Mapping[str, tuple[str | int, ...]]) -> dict[str, Any]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -312,12 +318,29 @@ class TestFailures:
 
     @pytest.mark.parametrize("method", ["load", "load_raw"])
     def test_objects_are_refused_unless_the_file_is_trusted(self, fabric: Fabric, tmp_path: Path, method: str) -> None:
-        torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2), "object": Path("x")}, tmp_path / "a")
+        torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2), "object": UUID(int=1)}, tmp_path / "a")
         target: Any = {"weight": None} if method == "load" else nn.Linear(3, 2)
         for weights_only in (None, True):
-            with pytest.raises(UnsafeCheckpointError, match=r"Path` in state\['object'\].*weights_only=False"):
+            with pytest.raises(UnsafeCheckpointError, match=r"uuid.UUID` in state\['object'\].*weights_only=False"):
                 getattr(fabric, method)(tmp_path / "a", target, weights_only=weights_only)
         getattr(fabric, method)(tmp_path / "a", target, strict=False, weights_only=False)
+
+    def test_what_configurations_are_made_of_is_loaded(self, fabric: Fabric, tmp_path: Path) -> None:
+        config = {
+            "attributes": AttributeDict(lr=0.1, model=AttributeDict(width=3)),
+            "namespace": Namespace(data=Path("data"), layers=range(3), part=slice(1, 2)),
+            "numbers": [numpy.float64(0.3), numpy.int64(3), numpy.bool_(True), 1j, Fraction(1, 3), Decimal("1.5")],
+            "array": numpy.arange(4.0),
+            "dtype": numpy.dtype("float32"),
+            "times": [datetime(2026, 1, 2, tzinfo=timezone.utc), timedelta(hours=1)],
+            "sets": [{1, 2}, frozenset("a")],
+        }
+        fabric.save(tmp_path / "a", {"config": config, "array": config.pop("array")})
+        loaded = fabric.load(tmp_path / "a")
+        assert loaded["config"] == config
+        assert type(loaded["config"]["attributes"].model) is AttributeDict
+        assert type(loaded["config"]["numbers"][0]) is numpy.float64
+        assert numpy.array_equal(loaded["array"], numpy.arange(4.0))
 
     def test_the_old_file_survives_a_state_that_does_not_pickle(self, fabric: Fabric, tmp_path: Path) -> None:
         fabric.save(tmp_path / "a", {"step": 1})

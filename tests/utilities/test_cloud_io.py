@@ -44,6 +44,7 @@ class Unpicklable:
 @pytest.fixture
 def memory() -> Iterator[MemoryFileSystem]:
     fs = MemoryFileSystem()
+    fs.store.clear()  # of what other tests left in this process
     yield fs
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]

@@ -178,12 +178,14 @@ def _download(url: str) -> str:
 
 def _read_file(file: IO[bytes], name: str, options: dict[str, Any]) -> Any:
     from fabric_lite.plugins.io.checksum import verify
+    from fabric_lite.utilities.plain_types import plain_types_admitted
 
     if not file.read(1):
         raise CheckpointError(f"The checkpoint {name!r} is empty: the disk may have been full. Load an older one.")
     intact = verify(file, name)
     try:
-        return torch.load(file, **options)
+        with plain_types_admitted():
+            return torch.load(file, **options)
     except pickle.UnpicklingError as error:
         if options["weights_only"] and (found := _unsafe(file)):
             raise UnsafeCheckpointError(
@@ -208,11 +210,13 @@ def _read_file(file: IO[bytes], name: str, options: dict[str, Any]) -> Any:
 def _unsafe(file: IO[bytes]) -> str:
     """Where in a file there are objects that torch refuses to load; empty if there are none."""
     from fabric_lite.plugins.io.outline import foreign_parts, read_outline
+    from fabric_lite.utilities.plain_types import plain_types_admitted
 
     try:
         outline = read_outline(file)
         file.seek(0)
-        names = frozenset(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        with plain_types_admitted():
+            names = frozenset(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except (ValueError, RuntimeError):
         return ""
     found = [f"`{name}` in state{where}" for where, name in foreign_parts(outline, names)]
