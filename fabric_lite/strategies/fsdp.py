@@ -96,6 +96,8 @@ class FSDPStrategy(_ShardedStrategy, _Sharded):
     ) -> None:
         options.check_former(kwargs)
         options.offloads(cpu_offload)  # raises if it says nothing
+        options.check_list("ignored_modules", ignored_modules)
+        options.check_list("ignored_states", ignored_states)
         options.check_policy("auto_wrap_policy", auto_wrap_policy)
         options.check_policy("activation_checkpointing_policy", activation_checkpointing_policy)
         if state_dict_type not in ("full", "sharded"):

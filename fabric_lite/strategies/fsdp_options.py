@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import CPUOffload, MixedPrecision, MixedPrecisionPolicy, OffloadPolicy, ShardingStrategy
@@ -81,6 +81,7 @@ def resharding(
         ``reshard_after_forward`` of `fully_shard`, and whether there is a copy on each machine.
 
     Raises:
+        TypeError: If there can be no such mesh.
         ValueError: For another name, or contradicting arguments.
     """
     name = strategy.upper() if isinstance(strategy, str) else getattr(strategy, "name", repr(strategy))
@@ -94,6 +95,11 @@ def resharding(
         raise ValueError(
             f"`FSDPStrategy(sharding_strategy={name!r}, reshard_after_forward={reshard_after_forward!r})` contradicts"
             f" itself: {name!r} keeps parameters until the backward. Leave one of them out."
+        )
+    if device_mesh is not None and not isinstance(device_mesh, tuple) and not hasattr(device_mesh, "mesh_dim_names"):
+        raise TypeError(
+            f"`FSDPStrategy(device_mesh={device_mesh!r})`: pass two numbers, (copies, processes that share each copy),"
+            " or a `DeviceMesh`."
         )
     if not hybrid and isinstance(device_mesh, tuple) and len(device_mesh) > 1:
         raise ValueError(
@@ -192,6 +198,20 @@ def check_policy(name: str, policy: Policy | None) -> None:
         f"`FSDPStrategy({name}={policy!r})`: pass a set of module classes, `{{Block}}`, or a function"
         " `(module, recurse, nonwrapped_numel) -> bool`."
     )
+
+
+def check_list(name: str, given: object) -> None:
+    """Raise for one thing where several are expected.
+
+    Args:
+        name: Of the argument.
+        given: What the user passed.
+
+    Raises:
+        TypeError: If it is no collection, or a module, some of which are.
+    """
+    if given is not None and (isinstance(given, (nn.Module, Tensor)) or not isinstance(given, Iterable)):
+        raise TypeError(f"`FSDPStrategy({name}={given!r})`: pass a list, even of one.")
 
 
 def choose_modules(root: nn.Module, policy: Policy | None) -> dict[nn.Module, dict[str, Any]]:

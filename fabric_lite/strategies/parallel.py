@@ -46,6 +46,11 @@ class ParallelStrategy(Strategy, ABC):
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
+        if timeout is not None and not isinstance(timeout, timedelta):
+            raise TypeError(
+                f"`{type(self).__name__}(timeout={timeout!r})`: pass a `datetime.timedelta`, such as"
+                " `timedelta(minutes=5)`, or None."
+            )
         super().__init__(accelerator=accelerator, checkpoint_io=checkpoint_io, precision=precision)
         self.parallel_devices = parallel_devices
         self.cluster_environment = cluster_environment

@@ -162,7 +162,7 @@ class TestLaunch:
         assert not fabric._launched
         assert fabric.launch(train) == (fabric, (), {})
 
-    @pytest.mark.parametrize("thing", [3, "train", train(Fabric(accelerator="cpu"))])
+    @pytest.mark.parametrize("thing", [3, "train", None, train(Fabric(accelerator="cpu"))])
     def test_something_that_cannot_be_called(self, thing: Any) -> None:
         with pytest.raises(TypeError) as error:
             make()[0].launch(thing)

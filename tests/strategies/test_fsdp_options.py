@@ -60,6 +60,9 @@ def test_values_that_there_are_no_more(arguments: dict[str, Any], message: str) 
     [
         ({"auto_warp_policy": None}, "there is no such argument"),
         ({"cpu_offload": "yes"}, r"pass True or False, or `torch\.distributed\.fsdp\.CPUOffloadPolicy\(\)`"),
+        ({"device_mesh": 3}, "pass two numbers, .* or a `DeviceMesh`"),
+        ({"ignored_modules": nn.Sequential()}, "pass a list, even of one"),
+        ({"timeout": 5}, "pass a `datetime.timedelta`"),
         ({"mixed_precision": "bf16"}, r"pass `torch\.distributed\.fsdp\.MixedPrecisionPolicy\("),
         ({"auto_wrap_policy": nn.Linear}, "pass a set of module classes"),
         ({"auto_wrap_policy": {"Linear"}}, "pass a set of module classes"),
