@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from fabric_lite.utilities.cloud_io import _is_local_file_protocol
 from fabric_lite.utilities.data import _num_cpus_available
+from fabric_lite.utilities.ending import let_threads_finish
 from fabric_lite.utilities.rank_zero import rank_zero_info
 from fabric_lite.utilities.samplers import DistributedSamplerWrapper
 from fabric_lite.utilities.types import _PATH, ProcessGroup, RedOpType, ReduceOp
@@ -306,8 +307,8 @@ def _init_dist_connection(
     log.info(f"Process {global_rank} joins {world_size} processes with backend {torch_distributed_backend}")
     torch.distributed.init_process_group(torch_distributed_backend, rank=global_rank, world_size=world_size, **kwargs)
     # A process group that is still there at the end of the program is a warning with NCCL. Registered once only.
-    atexit.unregister(_destroy_dist_connection)
-    atexit.register(_destroy_dist_connection)
+    atexit.unregister(_leave_dist_connection)
+    atexit.register(_leave_dist_connection)
     rank_zero_info(f"All {world_size} processes are connected (backend {torch_distributed_backend})")
 
 
@@ -315,6 +316,12 @@ def _destroy_dist_connection() -> None:
     """Take down the process groups, if there are any."""
     if _distributed_is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _leave_dist_connection() -> None:
+    """Take down the process groups at the end of the program."""
+    _destroy_dist_connection()
+    let_threads_finish()
 
 
 def _get_default_process_group_backend_for_device(device: torch.device) -> str:

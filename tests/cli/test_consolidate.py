@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from uuid import UUID
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def save_sharded(path: str) -> dict[str, torch.Tensor]:
     fabric.backward(model(torch.ones(2, 4) * (1 + fabric.global_rank)).square().mean())
     optimizer.step()
     fabric.save(path, {"model": model, "optimizer": optimizer, "step": 7, "rates": [0.1, 0.2]})
-    fabric.save(f"{path}.odd", {"model": model, "odd": Fraction(1, 3)})
+    fabric.save(f"{path}.odd", {"model": model, "odd": UUID(int=1)})
     return {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
 
 
@@ -80,9 +80,9 @@ def test_objects_of_any_class_only_if_asked_for(sharded, tmp_path, capsys):
     arguments = ["consolidate", str(folder), "--output-file", str(file)]
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        f"fabric-lite consolidate: {str(folder)!r} holds fractions.Fraction, and not only tensors and plain values. If"
+        f"fabric-lite consolidate: {str(folder)!r} holds uuid.UUID, and not only tensors and plain values. If"
         " you trust the checkpoint, add --no-weights-only.\n"
     )
     assert not file.exists()
     assert main([*arguments, "--no-weights-only"]) == 0
-    assert torch.load(file, weights_only=False)["odd"] == Fraction(1, 3)
+    assert torch.load(file, weights_only=False)["odd"] == UUID(int=1)

@@ -275,5 +275,5 @@ def test_a_loop_and_a_learner_run_where_they_were_written(core: Environment, tmp
     assert "usage: fabric-lite new [-h] {trainer,loop,learner} DIR\n" in printed
     assert set(re.findall(r"^    (\w+)", printed, re.MULTILINE)) >= {"consolidate", "graph", "new", "plot", "run"}
     assert printed.endswith(f"fabric-lite {__version__}\nexit status 0\n")
-    for arguments in (["loop/train.py", "--epochs", 8, "--devices", 2], ["learner/train.py", "--epochs", 4]):
+    for arguments in (["loop/train.py", "--epochs", 5], ["learner/train.py", "--epochs", 4]):
         check(core.run(tmp_path, "python", *arguments, "--accelerator", "cpu"))

@@ -90,9 +90,6 @@ DIFFERENCES: dict[str, Difference] = {
         None,
         "a pod of a PyTorchJob is found by its variables",
     ),
-    "launching nothing": Difference(
-        lambda c: c.cpu.launch(None), "TypeError", None, "None is the default here, where Lightning has a function"
-    ),
     "synchronization of several modules": Difference(
         lambda c: c.cpu.no_backward_sync([c.wrapped, c.wrapped]), "TypeError", None, "several modules are allowed"
     ),
