@@ -7,8 +7,9 @@ demo: .venv/.stamp
 	$(BIN)/python examples/digits.py
 
 # Three files at a time also on two cores, since many tests wait for processes; with a thread each, they do not fight for cores.
+# The files are taken in the order of tests/conftest.py, and not by how many tests they have.
 test: .venv/.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.stamp
 	$(BIN)/ruff check

@@ -24,6 +24,12 @@ hypothesis.settings.load_profile("untimed")
 ENVIRONMENT = ("PL_", "LT_", "FABRIC_LITE_", "MASTER_", "RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
 

@@ -162,6 +162,7 @@ def run(
             del sys.modules[module]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if "```" in page.read_text("utf-8")],

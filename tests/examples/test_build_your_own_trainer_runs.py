@@ -187,6 +187,7 @@ def test_killed_after_a_step_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_resume_equal(alone, steps=[1, 2, 4, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [with_ddp, with_fsdp2])
 def test_so_do_two_processes(train: Any) -> None:
     assert_resume_equal(train, steps=[2, 5], processes=2)
@@ -210,6 +211,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_script(tmp_path: Path) -> None:
     output = script(tmp_path)
     found = re.search(r"^epochs: 6, steps: 138\nvalidation accuracy: (0\.\d{3})$", output, re.MULTILINE)
@@ -220,10 +222,3 @@ def test_the_script(tmp_path: Path) -> None:
     assert f"{accuracies[-1]:.3f}" == found[1]
     assert len(list((tmp_path / "run/checkpoints").iterdir())) == 6
     assert (tmp_path / "run/log_run.json").exists()
-
-
-def test_the_script_on_two_processes(tmp_path: Path) -> None:
-    output = script(tmp_path, "--devices", "2", "--epochs", "2", "--accumulate", "2", "--checkpoint-dir", "kept")
-    assert re.findall(r"^Epoch (\d) train", output, re.MULTILINE) == ["1", "2"], "one process speaks"
-    assert "epochs: 2, steps: 12\n" in output
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["epoch-0001.ckpt", "epoch-0002.ckpt"]

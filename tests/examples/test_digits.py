@@ -16,6 +16,8 @@ COMMAND = [sys.executable, "-W", "error", str(ROOT / "examples" / "digits.py"), 
 # One thread: many would wait for each other where the tests of others run on the same cores.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: object) -> str:
     command = [*COMMAND, *map(str, args)]

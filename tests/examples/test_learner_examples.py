@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # One thread: many would wait for each other where the tests of others run on the same cores.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
+pytestmark = pytest.mark.slow
+
 
 def run(name: str, *args: str) -> str:
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *args]

@@ -36,6 +36,7 @@ def train(fabric: Fabric) -> None:
     fabric.barrier()
     Path(FOLDER, f"port {os.environ['MASTER_PORT']}").touch()
     Path(FOLDER, f"reached {fabric.global_rank}").touch()
+    fabric.barrier()  # or the failure of one would end another before it has said that it is there
     if fabric.global_rank == int(RANK):
         fail()
         fabric.barrier("theirs")
