@@ -306,6 +306,8 @@ def _init_dist_connection(
         os.environ["MASTER_PORT"] = str(cluster_environment.main_port)
     log.info(f"Process {global_rank} joins {world_size} processes with backend {torch_distributed_backend}")
     torch.distributed.init_process_group(torch_distributed_backend, rank=global_rank, world_size=world_size, **kwargs)
+    if torch.distributed.get_backend() == "gloo":
+        torch.distributed.barrier()  # one that was done at once would close connections that another is still opening
     # A process group that is still there at the end of the program is a warning with NCCL. Registered once only.
     atexit.unregister(_leave_dist_connection)
     atexit.register(_leave_dist_connection)
