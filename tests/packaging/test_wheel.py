@@ -275,5 +275,7 @@ def test_a_loop_and_a_learner_run_where_they_were_written(core: Environment, tmp
     assert "usage: fabric-lite new [-h] {trainer,loop,learner} DIR\n" in printed
     assert set(re.findall(r"^    (\w+)", printed, re.MULTILINE)) >= {"consolidate", "graph", "new", "plot", "run"}
     assert printed.endswith(f"fabric-lite {__version__}\nexit status 0\n")
-    for arguments in (["loop/train.py", "--epochs", 5], ["learner/train.py", "--epochs", 4]):
-        check(core.run(tmp_path, "python", *arguments, "--accelerator", "cpu"))
+    # What it learns is looked at above: it is the demo.
+    printed = core.run(tmp_path, "python", "loop/train.py", "--epochs", 1, "--accelerator", "cpu")
+    assert "validation accuracy: " in printed
+    check(core.run(tmp_path, "python", "learner/train.py", "--epochs", 4, "--accelerator", "cpu"))
